@@ -1,0 +1,41 @@
+# `make run` and `make test` do everything on a fresh machine; `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help install run test params ui clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+install: $(BIN)/.installed ## set up .venv with the pinned packages
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@grep -q MLFLOW_DISABLE_TELEMETRY $(BIN)/activate || echo 'export MLFLOW_DISABLE_TELEMETRY=true' >> $(BIN)/activate
+	@touch $@
+
+run: install ## run the pipeline, then show its figures and what to do next
+	dvc repro
+	@python -m image_classifier.summary
+
+test: install ## lint, check types, and run the tests
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+params: install ## write params.yaml from conf/
+	python -m image_classifier.config > params.yaml.new
+	mv params.yaml.new params.yaml
+
+ui: install ## open the MLflow UI on http://127.0.0.1:5000
+	mlflow ui
+
+clean: ## remove what the pipeline made, but not its MLflow runs
+	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,142 @@
+"""A trained model as a thing that answers: weights, classes, image size and threshold.
+
+On disk it is a folder of `model.keras` and `classifier.json`: what training leaves, what MLflow
+stores, and what evaluation, prediction and serving load.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypedDict
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from image_classifier import images
+from image_classifier.images import Pixels
+
+WEIGHTS = "model.keras"
+SETTINGS = "classifier.json"
+BATCH = 32
+
+Probabilities = npt.NDArray[np.float32]
+
+
+class Answer(TypedDict):
+    """The answer for one image."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What goes with the weights.
+
+    Attributes:
+        classes: Names in the order of the model's outputs; of two, the second is positive.
+        threshold: Probability of the positive class from which it is the answer, 0 to 1; not
+            used with more than two classes.
+        height: Rows of the images the model takes.
+        width: Columns of them.
+        channels: 3 for RGB, 1 for grey.
+        decoder: SHA-256 of the module that decoded the training images.
+    """
+
+    classes: list[str]
+    threshold: float
+    height: int
+    width: int
+    channels: int
+    decoder: str
+
+
+def decoder_digest() -> str:
+    """Return the SHA-256 of the decoding module as it is now."""
+    return hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()
+
+
+class Classifier:
+    """A model with its settings."""
+
+    def __init__(self, model: keras.Model, settings: Settings) -> None:
+        """Take a Keras model of uint8 images and the settings that belong to it."""
+        self.settings = settings
+        shape = (None, settings.height, settings.width, settings.channels)
+        # one graph for every batch size; safe to call from several threads, as predict() is not
+        self._forward = tf.function(
+            lambda batch: model(batch, training=False),
+            input_signature=[tf.TensorSpec(shape, tf.uint8)],
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Classifier":
+        """Load from a folder; warns where this version of the package decodes otherwise."""
+        settings = Settings(**json.loads((folder / SETTINGS).read_text()))
+        if settings.decoder != decoder_digest():
+            logging.getLogger(__name__).warning(
+                "%s was trained with another version of the image decoder: pixels may differ.",
+                folder,
+            )
+        return cls(keras.models.load_model(folder / WEIGHTS, compile=False), settings)
+
+    def decode(self, content: bytes | Path) -> Pixels:
+        """Decode one image for this model; see `images.decode`."""
+        return images.decode(
+            content, self.settings.height, self.settings.width, self.settings.channels
+        )
+
+    def probabilities(self, pixels: Pixels) -> Probabilities:
+        """Return the probability of every class for every image.
+
+        Args:
+            pixels: uint8 array of shape (images, height, width, channels).
+
+        Returns:
+            float32 array of shape (images, classes), values 0 to 1, rows adding up to 1.
+        """
+        parts = [
+            self._forward(tf.constant(pixels[start : start + BATCH])).numpy()
+            for start in range(0, len(pixels), BATCH)
+        ]
+        outputs = np.concatenate(parts)
+        return outputs if outputs.shape[1] > 1 else np.hstack([1 - outputs, outputs])
+
+    def decide(self, probabilities: Probabilities) -> npt.NDArray[np.int64]:
+        """Return the class index, int64 of shape (images,), for rows of `probabilities`.
+
+        Of two classes the threshold decides, of more the highest probability.
+        """
+        if probabilities.shape[1] == 2:
+            return (probabilities[:, 1] >= self.settings.threshold).astype(np.int64)
+        chosen: npt.NDArray[np.int64] = np.argmax(probabilities, axis=1)
+        return chosen
+
+    def answer(self, probabilities: Probabilities) -> list[Answer]:
+        """Return label and probabilities for rows of `probabilities`, ready for JSON."""
+        chosen = self.decide(probabilities)
+        return [
+            Answer(
+                label=self.settings.classes[choice],
+                probability=float(row[choice]),
+                probabilities=dict(zip(self.settings.classes, map(float, row), strict=True)),
+            )
+            for choice, row in zip(chosen, probabilities, strict=True)
+        ]
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write the settings beside the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def change_threshold(folder: Path, threshold: float) -> None:
+    """Give the classifier in a folder another threshold, 0 to 1."""
+    settings = Settings(**json.loads((folder / SETTINGS).read_text()))
+    write_settings(folder, replace(settings, threshold=threshold))

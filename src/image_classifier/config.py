@@ -1,0 +1,292 @@
+"""The typed configuration: every key, its type and its range; unknown keys are refused.
+
+`conf/` is composed by Hydra into `params.yaml`; every stage reads it through `load`.
+`python -m image_classifier.config [overrides]` prints what `conf/` composes to.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from image_classifier.errors import InputError
+
+CONF = Path(__file__).parents[2] / "conf"
+PARAMS = Path("params.yaml")
+
+COMPOSITION_ERRORS = (InputError, HydraException, OmegaConfBaseException)
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+
+
+class Section(BaseModel):
+    """Settings that are known, typed, in range, and do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Dataset(Section):
+    """Where the images come from."""
+
+    name: Name
+    path: str | None
+    url: str | None
+    revision: str | None
+    subfolder: str | None
+    depends_on: str | None
+    positive_class: str | None
+    expected_counts: dict[Literal["train", "test"], Annotated[int, Field(gt=0)]] | None
+    timeout_seconds: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Dataset":
+        if (self.path is None) == (self.url is None):
+            raise ValueError(
+                "give either dataset.path (a folder) or dataset.url (a git repository)"
+            )
+        return self
+
+
+class Split(Section):
+    """How images are dealt to training, validation and test."""
+
+    validation_fraction: Fraction
+    test_fraction: Fraction
+    seed: Seed
+
+
+class Image(Section):
+    """The size every image is prepared at, in pixels."""
+
+    height: Annotated[int, Field(ge=8, le=4096)]
+    width: Annotated[int, Field(ge=8, le=4096)]
+    channels: Literal[1, 3]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, self.channels
+
+
+class Augmentation(Section):
+    """Random changes to training images."""
+
+    zoom: Annotated[float, Field(ge=0, lt=1)]
+    horizontal_flip: bool
+
+
+Filters = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ArticleModel(Section):
+    """The article's CNN."""
+
+    name: Literal["article"]
+    filters: Filters
+    kernel_size: Annotated[int, Field(ge=1, le=31)]
+    dense_units: Annotated[int, Field(ge=1)]
+    dropout: Dropout
+
+
+class CompactModel(Section):
+    """Strided convolutions with batch normalisation and global average pooling."""
+
+    name: Literal["compact"]
+    filters: Filters
+    dropout: Dropout
+    batch_norm_momentum: Fraction
+
+
+Model = Annotated[ArticleModel | CompactModel, Field(discriminator="name")]
+
+
+class Optimizer(Section):
+    """How weights follow gradients."""
+
+    name: Literal["adam"]
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+
+
+class Training(Section):
+    """The training loop."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    monitor: Literal["val_accuracy", "val_loss"]
+    patience: Annotated[int, Field(ge=1)]
+    seed: Seed
+    deterministic: bool
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether less or more of `monitor` is better."""
+        return "min" if self.monitor == "val_loss" else "max"
+
+
+class Evaluation(Section):
+    """How probabilities become answers."""
+
+    threshold: Probability
+
+
+class Promotion(Section):
+    """What a version must reach on the test images to become champion."""
+
+    minimum_accuracy: Probability
+    minimum_sensitivity: Probability
+
+
+class Tracking(Section):
+    """Names in MLflow."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    registered_model: Annotated[str, Field(pattern=r"^[^/:]+$")]
+
+
+class Config(Section):
+    """All settings of the pipeline."""
+
+    dataset: Dataset
+    split: Split
+    image: Image
+    augmentation: Augmentation
+    model: Model
+    optimizer: Optimizer
+    training: Training
+    evaluation: Evaluation
+    promotion: Promotion
+    tracking: Tracking
+
+    @model_validator(mode="after")
+    def _image_large_enough(self) -> "Config":
+        smallest = 2 ** len(self.model.filters)
+        if min(self.image.height, self.image.width) < smallest:
+            raise ValueError(
+                f"image.height and image.width must be at least {smallest}: each of the "
+                f"{len(self.model.filters)} entries of model.filters halves the picture"
+            )
+        return self
+
+
+def validate(values: Mapping[str, Any]) -> Config:
+    """Return the typed configuration for nested plain values.
+
+    Raises:
+        InputError: naming every unknown key (with the nearest known one), wrong type, and
+            value out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise InputError("The configuration is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def load(path: Path = PARAMS) -> Config:
+    """Return the typed configuration in a YAML file such as `params.yaml`.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or `validate` refuses it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} not found: run this in the project's folder, or `make params`.")
+    return validate(_plain(OmegaConf.load(path)))
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return what Hydra composes from `conf/` with the given overrides."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """Return the typed configuration for what Hydra composed.
+
+    Raises:
+        InputError: `validate` refuses it.
+    """
+    return validate(_plain(composed))
+
+
+def explain(error: Exception) -> str:
+    """Return what a person needs of Hydra's error or ours, with the nearest valid key."""
+    text = str(error)
+    if isinstance(error, InputError):
+        return text
+    unknown = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text)
+    if unknown is None:
+        return text
+    # Hydra's second line advises to add the key with a plus sign: here that is refused too
+    return text.splitlines()[0] + nearest(unknown[1].lstrip("+~"))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return every setting under its dotted name, e.g. `optimizer.learning_rate`."""
+    return dict(_leaves(config.model_dump(), ""))
+
+
+def nearest(key: str) -> str:
+    """Return ` Did you mean …?` with the known dotted name nearest to `key`, or nothing."""
+    found = difflib.get_close_matches(key, sorted(set(_known_keys(Config, ""))), n=1)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(values, resolve=True)
+    if not isinstance(plain, dict):
+        raise InputError(f"{PARAMS} must hold sections such as dataset: and model:.")
+    plain.pop("hydra", None)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _known_keys(section: Any, prefix: str) -> Iterator[str]:
+    for kind in get_args(section) or (section,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for key, field in kind.model_fields.items():
+                yield prefix + key
+                yield from _known_keys(field.annotation, f"{prefix}{key}.")
+
+
+def _explain(problem: Any) -> str:
+    # pydantic puts the chosen model's name between "model" and its key: not part of the key
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(
+        part
+        for i, part in enumerate(location)
+        if not (i == 1 and location[0] == "model" and part in ("article", "compact"))
+    )
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such key.{nearest(key)}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{key}: {problem['msg']}, got {problem['input']!r}."
+
+
+if __name__ == "__main__":
+    try:
+        composed = compose(sys.argv[1:])
+        from_hydra(composed)
+    except COMPOSITION_ERRORS as error:
+        sys.exit(f"config: {explain(error)}")
+    # as `dvc exp run` writes it, so that neither changes the other's file
+    print(OmegaConf.to_yaml(composed, resolve=True), end="")

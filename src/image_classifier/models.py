@@ -1,0 +1,73 @@
+"""The CNNs. Rescaling is their first layer, so that no caller can forget it."""
+
+import keras
+from keras import layers
+
+from image_classifier.config import ArticleModel, CompactModel
+
+
+def build(
+    model: ArticleModel | CompactModel, image_shape: tuple[int, int, int], classes: int
+) -> keras.Model:
+    """Return a new model with random weights.
+
+    Args:
+        model: Which one, and its hyperparameters.
+        image_shape: Height, width and channels of the uint8 images it takes, values 0 to 255.
+        classes: With two, the output is one sigmoid, the probability of the second class;
+            with more, a softmax over all.
+    """
+    inputs = keras.Input(image_shape, dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = article(x, model) if isinstance(model, ArticleModel) else compact(x, model)
+    if classes == 2:
+        outputs = layers.Dense(1, activation="sigmoid", name="probability")(x)
+    else:
+        outputs = layers.Dense(classes, activation="softmax", name="probability")(x)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def article(x: keras.KerasTensor, model: ArticleModel) -> keras.KerasTensor:
+    """Add the article's layers."""
+    for filters in model.filters:
+        x = layers.Conv2D(filters, model.kernel_size, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D(2)(x)
+        x = layers.Dropout(model.dropout)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(model.dense_units, activation="relu")(x)
+    return layers.Dropout(model.dropout)(x)
+
+
+def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
+    """Add the compact model's layers."""
+    for filters in model.filters:
+        # no bias: batch normalisation would take it out again
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=model.batch_norm_momentum)(x)
+        x = layers.ReLU()(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return layers.Dropout(model.dropout)(x)
+
+
+def compile_for_training(model: keras.Model, learning_rate: float) -> None:
+    """Set Adam, the cross-entropy that fits the model's output, and accuracy."""
+    # metrics are named, or the second run of one process calls them accuracy_1
+    if model.output_shape[-1] == 1:
+        loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
+        accuracy: keras.metrics.Metric = keras.metrics.BinaryAccuracy(name="accuracy")
+    else:
+        # the categorical cross-entropy, with labels as integers instead of one-hot rows
+        loss = keras.losses.SparseCategoricalCrossentropy()
+        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    model.compile(keras.optimizers.Adam(learning_rate), loss=loss, metrics=[accuracy])
+
+
+class BestCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Keras's checkpoint of the best epoch, without the optimizer's state.
+
+    That state is two thirds of the file, and nothing that reads the checkpoint needs it.
+    """
+
+    def set_model(self, model: keras.Model) -> None:
+        """Save a model of the same layers that was never compiled, so has no optimizer."""
+        super().set_model(keras.Model(model.inputs, model.outputs, name=model.name))

@@ -1,0 +1,34 @@
+"""Where the stages leave their files, relative to the project's folder; dvc.yaml names the same."""
+
+from pathlib import Path
+
+BUILD = Path("build")
+
+RAW = BUILD / "raw"
+FETCHED = BUILD / "fetch.json"
+
+MANIFEST = BUILD / "split" / "manifest.csv"
+LEFT_OUT = BUILD / "split" / "left_out.csv"
+SPLIT = BUILD / "split" / "split.json"
+
+IMAGES = BUILD / "prepare" / "images.npy"
+PICTURE_GRID = BUILD / "prepare" / "picture_grid.png"
+PREPARED = BUILD / "prepare" / "prepared.json"
+
+TRAIN = BUILD / "train"
+EVALUATE = BUILD / "evaluate"
+PREDICTIONS = EVALUATE / "predictions.csv"
+ROC_POINTS = EVALUATE / "roc.csv"
+ROC = EVALUATE / "roc.png"
+CONFUSION = EVALUATE / "confusion_matrix.png"
+EVALUATED = EVALUATE / "evaluated.json"
+
+DECISION = BUILD / "promote" / "decision.json"
+
+# inside the folder of one training run, be it build/train or runs/…
+MODEL = "model"
+RUN = "run.json"
+METRICS = "metrics.json"
+HISTORY = "history.csv"
+SUMMARY = "model_summary.txt"
+CURVES = "learning_curves.png"

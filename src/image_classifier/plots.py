@@ -1,0 +1,109 @@
+"""Every figure, as a PNG file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.images import Pixels
+
+matplotlib.use("Agg")  # draws without a screen
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Numbers = npt.NDArray[np.float64]
+
+
+def picture_grid(images: Pixels, titles: Sequence[str], path: Path) -> None:
+    """Draw images in a grid of four columns.
+
+    Args:
+        images: uint8 array of shape (pictures, height, width, 1 or 3).
+        titles: One for each image, e.g. its file name; its last 28 characters are shown.
+        path: The PNG file to write.
+    """
+    rows = -(-len(images) // 4)
+    figure, axes = plt.subplots(rows, 4, figsize=(12, 3 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title[-28:], fontsize=8)
+    _save(figure, path)
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], best_epoch: int, path: Path) -> None:
+    """Draw loss and accuracy over the epochs, training beside validation.
+
+    Args:
+        history: Keras's: `loss`, `accuracy`, `val_loss`, `val_accuracy`, one value an epoch.
+        best_epoch: Epoch of the checkpoint, counted from 1.
+        path: The PNG file to write.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
+        epochs = range(1, len(history[metric]) + 1)
+        axis.plot(epochs, history[metric], label="training")
+        axis.plot(epochs, history[f"val_{metric}"], label="validation")
+        axis.axvline(best_epoch, color="grey", linestyle=":", label=f"best epoch: {best_epoch}")
+        axis.set_title(metric.capitalize())
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend()
+    _save(figure, path)
+
+
+def confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix.
+
+    Args:
+        counts: int array of shape (classes, classes): row true, column predicted.
+        classes: Names, in the order of rows and columns.
+        path: The PNG file to write.
+    """
+    size = max(4.0, 1.2 * len(classes))
+    figure, axis = plt.subplots(figsize=(size + 1, size))
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), number in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{number}\n{shares[row, column]:.0%}"
+        axis.text(column, row, text, ha="center", va="center", color=colour)
+    axis.set_xticks(range(len(classes)), classes, rotation=45 if len(classes) > 3 else 0)
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title("Test images: number, and share of the true class")
+    _save(figure, path)
+
+
+def roc_curves(curves: Sequence[tuple[str, Numbers, Numbers]], path: Path) -> None:
+    """Draw ROC curves.
+
+    Args:
+        curves: For each its name, its false positive rates, and its true positive rates: float
+            arrays of shape (points,), 0 to 1, ascending.
+        path: The PNG file to write.
+    """
+    figure, axis = plt.subplots(figsize=(5, 5))
+    for name, false_positive_rate, true_positive_rate in curves:
+        axis.plot(false_positive_rate, true_positive_rate, label=name)
+    axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
+    axis.set_xlabel("false positive rate (1 - specificity)")
+    axis.set_ylabel("true positive rate (sensitivity)")
+    axis.set_title("ROC curve, test images")
+    axis.set_aspect("equal")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,67 @@
+"""prepare: decodes every image of the manifest once, to one array on disk.
+
+Takes build/raw and the manifest. Gives build/prepare/images.npy, row for row with the manifest,
+and a grid of pictures to look at. Every run, sweep and experiment then reads the array.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from image_classifier import paths, plots
+from image_classifier.command_line import run_stage
+from image_classifier.config import Config
+from image_classifier.dataset import ImageRow, manifest_digest, read_manifest, write_record
+from image_classifier.errors import InputError
+from image_classifier.images import UnreadableImage, decode
+
+SETTINGS = ["image"]
+
+
+def prepare(config: Config) -> None:
+    """Write the array of decoded images.
+
+    Raises:
+        InputError: an image changed since split.
+    """
+    rows = read_manifest()
+    height, width, channels = config.image.shape
+    paths.IMAGES.parent.mkdir(parents=True, exist_ok=True)
+    images = np.lib.format.open_memmap(
+        paths.IMAGES, mode="w+", dtype=np.uint8, shape=(len(rows), height, width, channels)
+    )
+
+    def fill(index: int) -> None:
+        try:
+            images[index] = decode(paths.RAW / rows[index].path, height, width, channels)
+        except UnreadableImage as error:
+            raise InputError(
+                f"{rows[index].path} cannot be read any more ({error}): "
+                f"run `dvc repro -f -s split`."
+            ) from error
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
+        list(tqdm(pool.map(fill, range(len(rows))), "Decoding", len(rows), disable=None))
+    images.flush()
+    chosen = picture_grid_rows(rows)
+    plots.picture_grid(images[chosen], [rows[i].path for i in chosen], paths.PICTURE_GRID)
+    write_record(paths.PREPARED, config, SETTINGS, manifest_digest=manifest_digest())
+    print(f"{len(rows)} images of {height} x {width} x {channels} in {paths.IMAGES}")
+
+
+def picture_grid_rows(rows: list[ImageRow], pictures: int = 16) -> list[int]:
+    """Return the row numbers of the first training images of each class, as many of each."""
+    labels = sorted({row.label for row in rows})
+    each = max(1, pictures // len(labels))
+    return [
+        index
+        for label in labels
+        for index in [
+            i for i, row in enumerate(rows) if row.label == label and row.split == "train"
+        ][:each]
+    ][:pictures]
+
+
+if __name__ == "__main__":
+    run_stage(prepare)

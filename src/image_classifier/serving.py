@@ -1,0 +1,75 @@
+"""The model as MLflow stores and serves it: one column `image`, the base64 of an image file.
+
+MLflow logs this file as code ("models from code"), so nothing is pickled, and runs it when it
+loads the model.
+"""
+
+import base64
+import binascii
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Map
+
+from image_classifier.classifier import Answer, Classifier
+from image_classifier.images import Pixels, UnreadableImage
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "image")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Map(DataType.double), "probabilities"),
+        ]
+    ),
+)
+
+
+class ServedClassifier(mlflow.pyfunc.PythonModel):
+    """Decodes the images of a request side by side and classifies them in one call."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the classifier, and run it once so that the first request is not the slow one."""
+        self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
+        settings = self.classifier.settings
+        self.classifier.probabilities(
+            np.zeros((1, settings.height, settings.width, settings.channels), np.uint8)
+        )
+        self.pool = ThreadPoolExecutor()
+
+    def predict(
+        self, context: Any, model_input: pandas.DataFrame, params: Any = None
+    ) -> list[Answer]:
+        """Return label and probabilities for each row of the column `image`.
+
+        Raises:
+            MlflowException: (HTTP 400) an image is no base64 or cannot be decoded.
+        """
+        if model_input.empty:
+            return []
+        pixels = list(self.pool.map(self._decode, range(len(model_input)), model_input["image"]))
+        return self.classifier.answer(self.classifier.probabilities(np.stack(pixels)))
+
+    def _decode(self, row: int, text: object) -> Pixels:
+        try:
+            if not isinstance(text, str):
+                raise UnreadableImage("not a string")
+            return self.classifier.decode(base64.b64decode(text, validate=True))
+        except binascii.Error as error:
+            reason = f"no base64 ({error})"
+        except UnreadableImage as error:
+            reason = str(error)
+        raise MlflowException.invalid_parameter_value(
+            f"image in row {row} cannot be read: {reason}. Send the base64 of an image file."
+        )
+
+
+mlflow.models.set_model(ServedClassifier())

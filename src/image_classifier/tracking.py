@@ -1,0 +1,342 @@
+"""The only module that knows MLflow's client: runs, the registry, and where they are kept."""
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import mlflow
+import pandas
+from filelock import FileLock
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.utils.time import get_current_time_millis
+
+from image_classifier import paths
+from image_classifier.config import Config, flatten
+from image_classifier.dataset import PreparedDataset
+from image_classifier.errors import InputError
+
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # run id of the sweep that a job belongs to
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """The address to load or serve it by."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class BestJob:
+    """The best job of a sweep; `value` is of the sweep's metric, `version` a models:/ address."""
+
+    name: str
+    run_id: str
+    value: float
+    version: str
+    overrides: list[str]
+
+
+@dataclass
+class SweepResult:
+    """How a sweep ended: by which metric jobs compare, how many there were, and the best."""
+
+    metric: str
+    finished: int
+    failed: int
+    best: BestJob | None
+
+
+def connect() -> None:
+    """Point MLflow to MLFLOW_TRACKING_URI, else to mlflow.db in the project's folder.
+
+    `dvc exp run --queue` runs in a copy of the project; DVC_ROOT is the original's folder there.
+    """
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or _local_store())
+
+
+def experiment_id(name: str) -> str:
+    """Return the id of the experiment, created if there is none yet."""
+    connect()
+    # Processes that start together on a fresh SQLite file all try to create its tables.
+    with FileLock(_root() / "mlflow.db.lock"):
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        local = mlflow.get_tracking_uri() == _local_store()
+        location = (_root() / "mlartifacts").as_uri() if local else None
+        return str(client.create_experiment(name, artifact_location=location))
+
+
+@contextmanager
+def training_run(config: Config, dataset: PreparedDataset, name: str) -> Iterator[str]:
+    """Open the MLflow run of a training; yields its id, and closes it as failed on an exception.
+
+    Logs the hyperparameters, the dataset, and what is needed to tell and repeat the run.
+    """
+    experiment = experiment_id(config.tracking.experiment)
+    parent = os.environ.get(SWEEP_VARIABLE)
+    if "MLFLOW_RUN_ID" in os.environ and not parent:
+        run = mlflow.start_run()  # `mlflow run` has made it already, in an experiment it chose
+        mlflow.set_tag("mlflow.runName", name)
+    else:
+        run = mlflow.start_run(experiment_id=experiment, run_name=name, parent_run_id=parent)
+    with run:
+        mlflow.log_params(
+            {
+                k: v
+                for k, v in flatten(config).items()
+                if not k.startswith(("evaluation", "promotion"))
+            }
+        )
+        mlflow.set_tags(provenance())
+        source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
+        mlflow.log_input(
+            MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36]),
+            context="training",
+        )
+        mlflow.set_tag("manifest_digest", dataset.digest)
+        yield run.info.run_id
+
+
+@contextmanager
+def evaluation_run(run_id: str) -> Iterator[None]:
+    """Open the run of a training again, to log its evaluation.
+
+    Raises:
+        InputError: the store does not have it.
+    """
+    connect()
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow run {run_id} of this model is not in {mlflow.get_tracking_uri()} "
+            f"({error.message}). DVC restored the model from its cache, but the run is elsewhere: "
+            f"set MLFLOW_TRACKING_URI to that store, or train again by `dvc repro -f -s train`."
+        ) from None
+    with mlflow.start_run(run_id):
+        yield
+
+
+def log_epoch(epoch: int, logs: Mapping[str, float]) -> None:
+    """Log an epoch's metrics to the open run in one request; epochs count from 1."""
+    time = get_current_time_millis()
+    metrics = [Metric(name, float(value), time, epoch) for name, value in logs.items()]
+    mlflow.MlflowClient().log_batch(mlflow.active_run().info.run_id, metrics=metrics)
+
+
+def log_metrics(metrics: Mapping[str, float], prefix: str = "") -> None:
+    """Log final metrics to the open run, each name after `prefix`."""
+    mlflow.log_metrics({prefix + name: value for name, value in metrics.items()})
+
+
+def log_tags(tags: Mapping[str, object]) -> None:
+    """Set tags on the open run. (A parameter can never be logged again with another value.)"""
+    mlflow.set_tags(tags)
+
+
+def log_files(files: Sequence[Path], folder: str) -> None:
+    """Store files with the open run, in a folder of its artifacts."""
+    for file in files:
+        mlflow.log_artifact(str(file), folder)
+
+
+def register(
+    config: Config, dataset: PreparedDataset, folder: Path, figures: Mapping[str, float]
+) -> Version:
+    """Store a classifier's folder with the open run, and register it as a new version.
+
+    Args:
+        config: Names the registered model and its threshold.
+        dataset: Gives a validation image as the model's input example.
+        folder: What `Classifier.load` reads.
+        figures: Validation metrics, set as the version's tags.
+    """
+    from image_classifier import serving  # imports TensorFlow, which promote does without
+
+    row = dataset.rows[dataset.indices("validation")[0]]
+    example = base64.b64encode((paths.RAW / row.path).read_bytes()).decode()
+    package = Path(serving.__file__).parent
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(package / "serving.py"),
+        artifacts={"classifier": str(folder)},
+        code_paths=[str(package)],
+        signature=serving.SIGNATURE,
+        input_example=pandas.DataFrame({"image": [example]}),
+        # given, because MLflow takes seconds to infer them
+        pip_requirements=[
+            f"{name}=={importlib.metadata.version(name)}"
+            for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas")
+        ],
+        registered_model_name=config.tracking.registered_model,
+    )
+    version = Version(
+        name=config.tracking.registered_model,
+        version=str(info.registered_model_version),
+        run_id=mlflow.active_run().info.run_id,
+        tags={"threshold": f"{config.evaluation.threshold:g}"}
+        | {f"validation_{name}": f"{value:.6g}" for name, value in figures.items()},
+    )
+    tag_version(version, version.tags)
+    log_tags({"registered_version": version.uri})
+    return version
+
+
+def tag_version(version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags on a registered version."""
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+
+
+def get_version(name: str, version: str) -> Version:
+    """Return a registered version.
+
+    Raises:
+        InputError: the store does not have it.
+    """
+    connect()
+    try:
+        found = mlflow.MlflowClient().get_model_version(name, version)
+    except MlflowException as error:
+        raise InputError(f"{name} version {version} is not registered: {error.message}") from None
+    return Version(name, str(found.version), found.run_id, found.tags)
+
+
+def champion(name: str) -> Version | None:
+    """Return the version with the alias `champion`, if there is one."""
+    connect()
+    try:
+        found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+    return Version(name, str(found.version), found.run_id, found.tags)
+
+
+def set_alias(version: Version, alias: str) -> None:
+    """Give the alias to this version, and to no other."""
+    mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
+
+
+def remove_alias(name: str, alias: str) -> None:
+    """Take the alias from whichever version has it."""
+    mlflow.MlflowClient().delete_registered_model_alias(name, alias)
+
+
+def load_classifier(uri: str) -> "Classifier":
+    """Return the `Classifier` of a registered model version, e.g. `models:/name@champion`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    connect()
+    try:
+        served = mlflow.pyfunc.load_model(uri).unwrap_python_model()
+        return cast("Classifier", served.classifier)
+    except MlflowException as error:
+        raise InputError(f"{uri} cannot be loaded: {error.message}") from None
+
+
+def start_sweep(experiment_name: str, overrides: Sequence[str]) -> str:
+    """Create the parent run of a sweep, tell it to the jobs by the environment; return its id."""
+    experiment = experiment_id(experiment_name)
+    if "MLFLOW_RUN_ID" in os.environ:
+        run_id = os.environ["MLFLOW_RUN_ID"]  # `mlflow run` has made it
+    else:
+        run = mlflow.MlflowClient().create_run(
+            experiment, run_name="sweep " + " ".join(overrides), tags=provenance()
+        )
+        run_id = run.info.run_id
+    mlflow.MlflowClient().set_tag(run_id, "sweep.overrides", " ".join(overrides))
+    os.environ[SWEEP_VARIABLE] = run_id
+    return str(run_id)
+
+
+def finish_sweep(parent: str) -> SweepResult:
+    """Close a sweep's parent run, and name its best child on it."""
+    os.environ.pop(SWEEP_VARIABLE, None)
+    client = mlflow.MlflowClient()
+    children = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent}'",
+        max_results=10_000,
+    )
+    finished = [child for child in children if child.info.status == "FINISHED"]
+    monitors = {child.data.params["training.monitor"] for child in finished}
+    monitor = monitors.pop() if len(monitors) == 1 else "val_accuracy"
+    metric = f"best_{monitor}"
+    result = SweepResult(metric, len(finished), len(children) - len(finished), None)
+    if finished:
+        choose = min if monitor == "val_loss" else max
+        child = choose(finished, key=lambda child: child.data.metrics[metric])
+        result.best = BestJob(
+            name=child.info.run_name,
+            run_id=child.info.run_id,
+            value=child.data.metrics[metric],
+            version=child.data.tags["registered_version"],
+            overrides=json.loads(child.data.tags["overrides"]),
+        )
+        client.log_metric(parent, metric, result.best.value)
+        for key, value in asdict(result.best).items():
+            client.set_tag(parent, f"best.{key}", value)
+    client.log_metric(parent, "jobs_finished", result.finished)
+    client.log_metric(parent, "jobs_failed", result.failed)
+    client.set_terminated(parent, "FINISHED" if finished and not result.failed else "FAILED")
+    return result
+
+
+def abandon_sweep() -> None:
+    """Close the parent run as failed, if this process has a sweep open."""
+    if parent := os.environ.pop(SWEEP_VARIABLE, None):
+        mlflow.MlflowClient().set_terminated(parent, "FAILED")
+
+
+def provenance() -> dict[str, str]:
+    """Return what tells where a run comes from: command, commit, DVC experiment, lock digests."""
+    tags = {"command": " ".join(sys.argv)}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    if commit.returncode == 0:
+        tags["git.commit"] = commit.stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
+        tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
+    for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
+        if os.environ.get(variable):
+            tags[variable.lower().replace("dvc_", "dvc.")] = os.environ[variable]
+    for name in ("params.yaml", "dvc.lock", "requirements.lock"):
+        if Path(name).is_file():
+            tags[f"sha256.{name}"] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    return tags
+
+
+def _local_store() -> str:
+    return f"sqlite:///{_root() / 'mlflow.db'}"
+
+
+def _root() -> Path:
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())

@@ -1,0 +1,177 @@
+"""The training of one model, from prepared images to a registered version.
+
+Imports TensorFlow and MLflow, which take seconds: train.py checks its input before it comes here.
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from image_classifier import batches, classifier, metrics, models, paths, plots, tracking
+from image_classifier.config import Config, Training
+from image_classifier.dataset import PreparedDataset
+
+History = Mapping[str, Sequence[float]]
+
+
+def train(
+    config: Config, dataset: PreparedDataset, output: Path, name: str, overrides: Sequence[str]
+) -> float:
+    """Train one model; keep, describe and register the checkpoint of its best epoch.
+
+    Args:
+        config: All settings.
+        dataset: The prepared images.
+        output: The folder for the model and what describes it.
+        name: The MLflow run's name.
+        overrides: How the settings differ from conf/, to tell a sweep's jobs apart.
+
+    Returns:
+        The best epoch's value of `training.monitor`.
+    """
+    started = time.perf_counter()
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.training.seed)
+    if config.training.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    device = describe_device()
+    print(device)
+    print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
+
+    model = models.build(config.model, config.image.shape, len(dataset.classes))
+    models.compile_for_training(model, config.optimizer.learning_rate)
+    model.summary()
+    output.mkdir(parents=True, exist_ok=True)
+    classifier.write_settings(output / paths.MODEL, classifier_settings(config, dataset))
+
+    with tracking.training_run(config, dataset, name) as run_id:
+        tracking.log_tags({"device": device, "overrides": json.dumps(list(overrides))})
+        history = fit(model, config, dataset, output / paths.MODEL / classifier.WEIGHTS)
+        fit_seconds = time.perf_counter() - started
+        best_epoch, best = best_of(history, config.training)
+
+        validation = validate(output / paths.MODEL, dataset)
+        figures = {"best_epoch": best_epoch, **validation}
+        (output / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+        write_history(history, output / paths.HISTORY)
+        plots.learning_curves(history, best_epoch, output / paths.CURVES)
+        write_summary(model, output / paths.SUMMARY)
+
+        tracking.log_metrics(validation, "best_val_")
+        tracking.log_metrics({"best_epoch": best_epoch, "parameters": model.count_params()})
+        tracking.log_files(
+            [output / paths.CURVES, output / paths.HISTORY, output / paths.SUMMARY], "training"
+        )
+        tracking.log_files(
+            [paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.FETCHED], "data"
+        )
+        version = tracking.register(config, dataset, output / paths.MODEL, validation)
+        tracking.log_metrics(
+            {"fit_seconds": fit_seconds, "train_seconds": time.perf_counter() - started}
+        )
+    record = {"run_id": run_id, "name": version.name, "version": version.version}
+    (output / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
+    print(
+        f"Best epoch {best_epoch}: {config.training.monitor} {best:.4f}. "
+        f"MLflow run {run_id}, registered as {version.uri}."
+    )
+    return best
+
+
+def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint: Path) -> History:
+    """Fit a compiled model; the best epoch's weights are in `checkpoint` afterwards.
+
+    Returns:
+        `loss`, `accuracy`, `val_loss` and `val_accuracy`, one value an epoch.
+    """
+    training = config.training
+    result = model.fit(
+        batches.training_batches(
+            dataset,
+            config.augmentation,
+            training.batch_size,
+            training.seed,
+            range(training.epochs),
+        ),
+        steps_per_epoch=batches.steps_per_epoch(len(dataset.indices("train")), training.batch_size),
+        epochs=training.epochs,
+        validation_data=batches.plain_batches(
+            dataset, dataset.indices("validation"), training.batch_size
+        ),
+        callbacks=[
+            models.BestCheckpoint(
+                checkpoint, monitor=training.monitor, mode=training.mode, save_best_only=True
+            ),
+            keras.callbacks.EarlyStopping(
+                training.monitor, mode=training.mode, patience=training.patience
+            ),
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: tracking.log_epoch(epoch + 1, logs)
+            ),
+        ],
+        shuffle=False,  # the batches are shuffled already
+        verbose=1 if sys.stdout.isatty() else 2,  # a bar on a terminal, else a line an epoch
+    )
+    return dict(result.history)
+
+
+def best_of(history: History, training: Training) -> tuple[int, float]:
+    """Return the best epoch, counted from 1, and its value of `training.monitor`."""
+    values = history[training.monitor]
+    best = max(values) if training.mode == "max" else min(values)
+    return values.index(best) + 1, float(best)
+
+
+def validate(folder: Path, dataset: PreparedDataset) -> dict[str, float]:
+    """Return the metrics of the checkpoint in `folder`, loaded again, on the validation images."""
+    checkpoint = classifier.Classifier.load(folder)
+    rows = dataset.indices("validation")
+    probabilities = checkpoint.probabilities(dataset.images[rows])
+    return metrics.classification_metrics(
+        dataset.labels[rows], probabilities, checkpoint.decide(probabilities)
+    )
+
+
+def classifier_settings(config: Config, dataset: PreparedDataset) -> classifier.Settings:
+    """Return what belongs to the weights."""
+    return classifier.Settings(
+        classes=dataset.classes,
+        threshold=config.evaluation.threshold,
+        height=config.image.height,
+        width=config.image.width,
+        channels=config.image.channels,
+        decoder=classifier.decoder_digest(),
+    )
+
+
+def describe_device() -> str:
+    """Return TensorFlow's version and the processors it uses."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
+    ]
+    processors = ", ".join(names) or f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
+    return f"TensorFlow {tf.__version__}: {processors}"
+
+
+def write_summary(model: keras.Model, path: Path) -> None:
+    """Write Keras's table of the layers."""
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_history(history: History, path: Path) -> None:
+    """Write one row an epoch, epochs counted from 1."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
+            writer.writerow([epoch, *values])

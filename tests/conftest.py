@@ -1,0 +1,149 @@
+"""One small project, run once: the real pipeline on the real configuration, shrunk."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+# the real configuration on small pictures for a few epochs; the floors let an undertrained model by
+SHRUNK = [
+    "image.height=48",
+    "image.width=48",
+    "training.epochs=2",
+    "promotion.minimum_accuracy=0",
+    "promotion.minimum_sensitivity=0",
+]
+
+
+class Project:
+    """A clone of this repository in a folder of its own, and commands run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # as on a fresh machine: nothing of the surroundings decides where runs go
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DVC_", "MLFLOW_", "IMAGE_CLASSIFIER_"))
+        } | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(folder / "src"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.com",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.com",
+        }
+
+    def run(self, *command: str, code: int = 0, **environment: str) -> str:
+        """Run a command here; return its output and errors; fail on another exit code."""
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert result.returncode == code, (
+            f"{command} ended with {result.returncode}:\n{result.stdout}"
+        )
+        return result.stdout
+
+    def module(self, name: str, *arguments: str, code: int = 0, **environment: str) -> str:
+        """Run a module of the package here."""
+        python = sys.executable
+        return self.run(
+            python, "-m", f"image_classifier.{name}", *arguments, code=code, **environment
+        )
+
+    def read(self, path: str) -> dict:
+        """Read a JSON file here."""
+        return json.loads((self.folder / path).read_text())
+
+    def commit(self) -> None:
+        """Commit everything, as DVC's experiments expect."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", "test")
+
+    @property
+    def store(self) -> str:
+        """The tracking URI of the project's own store."""
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+
+def new_project(folder: Path, *overrides: str) -> Project:
+    """Copy the working tree's files to a new repository, with settings in params.yaml."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    project = Project(folder)
+    project.run("git", "init", "--quiet")
+    params = subprocess.run(
+        [sys.executable, "-m", "image_classifier.config", *overrides],
+        cwd=folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert params.returncode == 0, params.stderr
+    (folder / "params.yaml").write_text(params.stdout)
+    project.commit()
+    return project
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The embedded dataset through the whole pipeline, once for all tests."""
+    project = new_project(tmp_path_factory.mktemp("project"), *SHRUNK)
+    project.output = project.run("dvc", "repro")
+    project.commit()
+    return project
+
+
+@pytest.fixture
+def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, for stages called in this process."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured squares in class folders, without a split: 12 images each."""
+    folder = tmp_path_factory.mktemp("shapes")
+    generator = np.random.default_rng(0)
+    for channel, name in enumerate(("blue, dark", "green", "red")):
+        for index in range(12):
+            pixels = generator.integers(0, 80, (40, 50, 3), dtype=np.uint8)
+            pixels[10:30, 10:40, channel] += 150
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[list[subprocess.Popen]]:
+    """A list for servers that a test starts; they are ended after it."""
+    processes: list[subprocess.Popen] = []
+    yield processes
+    for process in processes:
+        process.terminate()
+        process.wait(timeout=30)

@@ -1,0 +1,121 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from image_classifier import batches
+from image_classifier.config import Augmentation
+from image_classifier.dataset import ImageRow, PreparedDataset
+
+ARTICLE = Augmentation(zoom=0.2, horizontal_flip=True)
+NONE = Augmentation(zoom=0.0, horizontal_flip=False)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> PreparedDataset:
+    generator = np.random.default_rng(0)
+    splits = ["train"] * 21 + ["validation"] * 5 + ["test"] * 4
+    return PreparedDataset(
+        rows=[
+            ImageRow(f"{i}.png", "a", name, "", "PNG", "RGB", 24, 20)
+            for i, name in enumerate(splits)
+        ],
+        images=generator.integers(0, 255, (30, 20, 24, 3), dtype=np.uint8),
+        labels=np.arange(30) % 2,
+        classes=["a", "b"],
+        digest="",
+        source={},
+    )
+
+
+def epochs(dataset: PreparedDataset, seed: int, which: range, augmentation=ARTICLE):
+    data = batches.training_batches(dataset, augmentation, 8, seed, which)
+    return [(images.numpy(), labels.numpy()) for images, labels in data]
+
+
+def test_an_epoch_holds_every_training_image_once(dataset: PreparedDataset):
+    found = epochs(dataset, 0, range(1), NONE)
+    assert [len(images) for images, _ in found] == [8, 8, 5]
+    images = np.concatenate([images for images, _ in found])
+    expected = {image.tobytes() for image in dataset.images[:21]}
+    assert {image.tobytes() for image in images} == expected
+
+
+def test_labels_stay_with_their_images(dataset: PreparedDataset):
+    label = {
+        image.tobytes(): number
+        for image, number in zip(dataset.images, dataset.labels, strict=True)
+    }
+    for images, labels in epochs(dataset, 0, range(2), NONE):
+        assert labels.shape == (len(images), 1)
+        assert [label[image.tobytes()] for image in images] == list(labels[:, 0])
+
+
+def test_order_and_pixels_change_with_the_epoch_and_the_seed(dataset: PreparedDataset):
+    first, second = epochs(dataset, 0, range(2))[:3], epochs(dataset, 0, range(2))[3:]
+    other = epochs(dataset, 1, range(1))
+    assert not (first[0][0] == second[0][0]).all()
+    assert not (first[0][0] == other[0][0]).all()
+
+
+def test_a_later_start_gives_the_same_pixels(dataset: PreparedDataset):
+    whole, later = epochs(dataset, 3, range(4)), epochs(dataset, 3, range(2, 4))
+    for (a, _), (b, _) in zip(whole[6:], later, strict=True):
+        assert (a == b).all()
+
+
+def test_the_number_of_threads_does_not_change_a_pixel(dataset: PreparedDataset):
+    data = batches.training_batches(dataset, ARTICLE, 8, 0, range(2))
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    for (a, _), (b, _) in zip(data, data.with_options(options), strict=True):
+        assert (a.numpy() == b.numpy()).all()
+
+
+def test_validation_and_test_images_are_never_changed(dataset: PreparedDataset):
+    rows = dataset.indices("validation")
+    images = np.concatenate([x.numpy() for x, _ in batches.plain_batches(dataset, rows, 2)])
+    assert (images == dataset.images[rows]).all()
+
+
+def test_without_zoom_and_flip_nothing_changes(dataset: PreparedDataset):
+    image = dataset.images[0]
+    assert (batches.augment(image, NONE, (0, 0, 0)) == image).all()
+
+
+def test_half_of_the_images_are_mirrored(dataset: PreparedDataset):
+    flip = Augmentation(zoom=0.0, horizontal_flip=True)
+    image = dataset.images[0]
+    results = [batches.augment(image, flip, (0, 0, row)) for row in range(400)]
+    mirrored = sum((result == image[:, ::-1]).all() for result in results)
+    assert all((r == image).all() or (r == image[:, ::-1]).all() for r in results)
+    assert 150 < mirrored < 250
+
+
+def test_zoom_stays_within_its_range_and_fills_the_border():
+    """A white square on black: its size tells the zoom, each axis its own."""
+    image = np.zeros((100, 100, 1), np.uint8)
+    image[25:75, 25:75] = 255
+    zoom = Augmentation(zoom=0.2, horizontal_flip=False)
+    sizes = []
+    for row in range(200):
+        result = batches.augment(image, zoom, (0, 0, row))[:, :, 0] > 127
+        sizes.append((result.any(1).sum(), result.any(0).sum()))
+    heights, widths = np.array(sizes).T
+    for lengths in (heights, widths):  # 50 / 1.2 to 50 / 0.8
+        assert 41 <= lengths.min() < 44
+        assert 59 < lengths.max() <= 63
+    assert (heights != widths).any()
+    bright = np.full((50, 50, 1), 200, np.uint8)
+    assert all(batches.augment(bright, zoom, (0, 0, row)).min() == 200 for row in range(20))
+
+
+def test_grey_images_keep_their_channel():
+    image = np.zeros((10, 12, 1), np.uint8)
+    assert batches.augment(image, ARTICLE, (0, 0, 0)).shape == (10, 12, 1)
+
+
+def test_batches_come_lazily(dataset: PreparedDataset):
+    data = batches.training_batches(dataset, ARTICLE, 8, 0, range(10**6))
+    assert len(list(islice(data, 3))) == 3

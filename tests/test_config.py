@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from image_classifier import config
+from image_classifier.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def values() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def test_params_yaml_is_what_conf_composes():
+    composed = config.from_hydra(config.compose())
+    assert config.load(ROOT / "params.yaml") == composed, "run `make params`"
+
+
+@pytest.mark.parametrize("group", ["dataset", "augmentation", "model", "optimizer", "experiment"])
+def test_every_choice_of_a_group_composes(group: str):
+    for path in (ROOT / "conf" / group).glob("*.yaml"):
+        needed = {
+            "git": ["dataset.name=pets", "dataset.url=https://example.com/pets.git"],
+            "folder": ["dataset.name=pets", "dataset.path=/pets"],
+        }.get(path.stem, [])
+        override = f"+{group}" if group == "experiment" else group
+        config.from_hydra(config.compose([f"{override}={path.stem}", *needed]))
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_name(values: dict):
+    values["optimizer"]["lerning_rate"] = 0.1
+    with pytest.raises(InputError, match=r"optimizer\.lerning_rate.*optimizer\.learning_rate"):
+        config.validate(values)
+
+
+def test_a_key_of_the_other_model_is_refused(values: dict):
+    values["model"]["dense_units"] = 3
+    with pytest.raises(InputError, match=r"model\.dense_units: no such key"):
+        config.validate(values)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("training", "epochs", "3"),
+        ("training", "epochs", 0),
+        ("training", "epochs", True),
+        ("training", "monitor", "val_recall"),
+        ("optimizer", "learning_rate", -0.1),
+        ("optimizer", "learning_rate", float("nan")),
+        ("split", "validation_fraction", 1.0),
+        ("evaluation", "threshold", 1.5),
+        ("image", "channels", 4),
+        ("image", "height", 12),
+        ("model", "name", "compactt"),
+        ("model", "filters", []),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(values: dict, section: str, key: str, value: object):
+    values[section][key] = value
+    with pytest.raises(InputError, match=section):
+        config.validate(values)
+
+
+def test_a_dataset_has_one_source(values: dict):
+    values["dataset"]["url"] = "https://example.com/x.git"
+    with pytest.raises(InputError, match=r"dataset\.path.*dataset\.url"):
+        config.validate(values)
+
+
+def test_all_problems_are_told_at_once(values: dict):
+    values["training"]["epochs"] = 0
+    values["split"]["seed"] = -1
+    with pytest.raises(InputError, match=r"(?s)split\.seed.*training\.epochs"):
+        config.validate(values)
+
+
+def test_the_articles_hyperparameters_are_the_article_model_and_the_defaults():
+    settings = config.from_hydra(config.compose(["model=article"]))
+    assert settings.model.model_dump() == {
+        "name": "article",
+        "filters": [32, 64],
+        "kernel_size": 5,
+        "dense_units": 256,
+        "dropout": 0.2,
+    }
+    assert settings.image.shape == (200, 200, 3)
+    assert settings.split.validation_fraction == 0.2
+    assert settings.augmentation.zoom == 0.2
+    assert settings.augmentation.horizontal_flip
+    assert settings.optimizer.learning_rate == 0.001
+    assert (settings.training.epochs, settings.training.patience) == (30, 20)
+    assert settings.training.batch_size == 32
+    assert settings.training.monitor == "val_accuracy"

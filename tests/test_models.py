@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from image_classifier import config, models
+
+
+def build(*overrides: str, classes: int = 2) -> keras.Model:
+    settings = config.from_hydra(config.compose(overrides))
+    return models.build(settings.model, settings.image.shape, classes)
+
+
+def test_the_articles_model_has_the_articles_parameters_and_layers():
+    model = build("model=article")
+    assert model.count_params() == 41_014_209
+    kinds = [type(layer).__name__ for layer in model.layers]
+    block = ["Conv2D", "MaxPooling2D", "Dropout"]
+    assert kinds == [
+        "InputLayer",
+        "Rescaling",
+        *block,
+        *block,
+        "Flatten",
+        "Dense",
+        "Dropout",
+        "Dense",
+    ]
+
+
+@pytest.mark.parametrize("name", ["article", "compact"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_two_classes_give_one_probability_and_more_give_one_each(name: str, classes: int):
+    model = build(f"model={name}", "image.height=32", "image.width=40", classes=classes)
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 40, 3), dtype=np.uint8)
+    outputs = model.predict(images, verbose=0)
+    assert outputs.shape == (3, 1 if classes == 2 else 5)
+    assert ((outputs >= 0) & (outputs <= 1)).all()
+    if classes > 2:
+        assert outputs.sum(1) == pytest.approx(1)
+
+
+def test_rescaling_is_part_of_the_model():
+    model = build("model=article", "image.height=16", "image.width=16")
+    white = np.full((1, 16, 16, 3), 255, np.uint8)
+    assert model.layers[1](white).numpy().max() == 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
+    for _ in range(2):
+        model = build("image.height=16", "image.width=16", classes=classes)
+        models.compile_for_training(model, 0.001)
+        images = np.zeros((4, 16, 16, 3), np.uint8)
+        history = model.fit(images, np.zeros((4, 1)), verbose=0).history
+        assert set(history) == {"accuracy", "loss"}
+
+
+def test_the_best_checkpoint_is_the_best_epoch_without_the_optimizer(tmp_path: Path):
+    model = build("image.height=16", "image.width=16")
+    models.compile_for_training(model, 0.001)
+    path = tmp_path / "model.keras"
+    checkpoint = models.BestCheckpoint(
+        path, monitor="val_accuracy", mode="max", save_best_only=True
+    )
+    checkpoint.set_model(model)
+    images = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    best = None
+    for epoch, accuracy in enumerate((0.5, 0.9, 0.7)):
+        model.fit(images, np.array([[0], [1]]), verbose=0)
+        if accuracy == 0.9:
+            best = model.predict(images, verbose=0)
+        checkpoint.on_epoch_end(epoch, {"val_accuracy": accuracy})
+    loaded = keras.models.load_model(path)
+    assert loaded.predict(images, verbose=0) == pytest.approx(best, abs=1e-6)
+    assert not hasattr(loaded, "optimizer") or loaded.optimizer is None

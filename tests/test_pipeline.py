@@ -1,0 +1,231 @@
+"""The stages through the real `dvc`, and what they leave in the real MLflow store."""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from conftest import SHRUNK, Project, new_project
+from image_classifier import config
+
+
+def run_of(project: Project) -> mlflow.entities.Run:
+    client = mlflow.MlflowClient(project.store)
+    return client.get_run(project.read("build/train/run.json")["run_id"])
+
+
+def artifacts_of(project: Project) -> set[str]:
+    client = mlflow.MlflowClient(project.store)
+    run = run_of(project).info.run_id
+    return {
+        file.path
+        for folder in client.list_artifacts(run)
+        for file in client.list_artifacts(run, folder.path)
+    }
+
+
+def stages_to_run(project: Project, *overrides: str) -> list[str]:
+    """Return the stages that DVC would run with these settings."""
+    params = project.folder / "params.yaml"
+    before = params.read_text()
+    try:
+        params.write_text(project.module("config", *SHRUNK, *overrides))
+        changed = re.findall(r"^(\w+):$", project.run("dvc", "status"), flags=re.MULTILINE)
+    finally:
+        params.write_text(before)
+    return changed
+
+
+def test_the_embedded_dataset_goes_through_every_stage(project: Project):
+    metrics = project.read("build/evaluate/metrics.json")
+    assert set(metrics) == {
+        "accuracy", "loss", "sensitivity", "specificity", "precision", "f1", "roc_auc", "pr_auc",
+        "brier",
+    }  # fmt: skip
+    assert project.read("build/promote/decision.json")["champion"]
+    with (project.folder / "build/evaluate/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 80
+    right = sum(row["actual"] == row["predicted"] for row in rows)
+    assert right / 80 == pytest.approx(metrics["accuracy"])
+
+
+def test_nothing_runs_again_when_nothing_changed(project: Project):
+    output = project.run("dvc", "repro")
+    assert "Running stage" not in output
+    assert "up to date" in output
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("promotion.minimum_accuracy=0.1", "promote"),
+        ("evaluation.threshold=0.4", "evaluate"),
+        ("optimizer.learning_rate=0.01", "train"),
+        ("augmentation=none", "train"),
+        ("image.height=40", "prepare"),
+        ("split.seed=1", "split"),
+        ("dataset.subfolder=x", "fetch"),
+    ],
+)
+def test_a_changed_setting_runs_only_what_it_changes(project: Project, override: str, first: str):
+    assert stages_to_run(project, override)[:1] == [first]
+
+
+def test_the_run_has_every_hyperparameter(project: Project):
+    params = run_of(project).data.params
+    settings = config.flatten(config.load(project.folder / "params.yaml"))
+    for key, value in settings.items():
+        if not key.startswith(("evaluation", "promotion")):
+            assert params[key] == str(value), key
+
+
+def test_the_run_has_metrics_by_epoch_and_the_test_figures(project: Project):
+    client = mlflow.MlflowClient(project.store)
+    run = run_of(project)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == [1, 2]
+    tested = project.read("build/evaluate/metrics.json")
+    for name, value in tested.items():
+        assert run.data.metrics[f"test_{name}"] == pytest.approx(value)
+    assert run.data.metrics["parameters"] > 0
+    assert run.data.metrics["train_seconds"] > run.data.metrics["fit_seconds"] > 0
+
+
+def test_the_run_says_where_it_comes_from(project: Project):
+    run = run_of(project)
+    tags = run.data.tags
+    assert re.fullmatch("[0-9a-f]{40}", tags["git.commit"])
+    assert tags["dvc.stage"] == "train"
+    assert "TensorFlow" in tags["device"]
+    assert re.fullmatch("[0-9a-f]{64}", tags["sha256.requirements.lock"])
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert dataset.name == "synthetic-xray"
+    assert tags["manifest_digest"].startswith(dataset.digest)
+
+
+def test_the_run_has_its_pictures_and_tables(project: Project):
+    assert artifacts_of(project) >= {
+        "training/learning_curves.png", "training/history.csv", "training/model_summary.txt",
+        "data/picture_grid.png", "data/manifest.csv", "data/left_out.csv", "data/fetch.json",
+        "evaluation/confusion_matrix.png", "evaluation/roc.png", "evaluation/predictions.csv",
+    }  # fmt: skip
+
+
+def test_the_version_is_registered_with_its_figures(project: Project):
+    client = mlflow.MlflowClient(project.store)
+    version = client.get_model_version_by_alias("synthetic-xray-classifier", "champion")
+    metrics = project.read("build/evaluate/metrics.json")
+    assert float(version.tags["test_accuracy"]) == pytest.approx(metrics["accuracy"], rel=1e-4)
+    assert float(version.tags["threshold"]) == 0.5
+    assert "validation_accuracy" in version.tags
+
+
+def test_the_model_has_signature_example_and_pinned_requirements_and_no_pickle(project: Project):
+    client = mlflow.MlflowClient(project.store)
+    version = client.get_model_version_by_alias("synthetic-xray-classifier", "champion")
+    mlflow.set_tracking_uri(project.store)
+    local = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+    info = mlflow.models.get_model_info(local)
+    assert info.signature.inputs.input_names() == ["image"]
+    assert info.saved_input_example_info is not None
+    files = [path for path in Path(local).rglob("*") if path.is_file()]
+    assert "tensorflow==" in (Path(local) / "requirements.txt").read_text()
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".joblib")]
+
+
+def test_the_device_the_classes_and_the_summary_are_printed(project: Project):
+    assert "classes: {0: 'NORMAL', 1: 'COVID19'}, image shape: (48, 48, 3)" in project.output
+    assert re.search(r"TensorFlow .*CPU cores|TensorFlow .*GPU", project.output)
+    assert "Total params" in project.output
+
+
+def test_dvc_shows_metrics_and_plots(project: Project):
+    metrics = project.run("dvc", "metrics", "show")
+    assert "build/evaluate/metrics.json" in metrics
+    assert "sensitivity" in metrics
+    project.run("dvc", "plots", "show", "--out", "plots", "--json")
+    page = project.run("dvc", "plots", "show", "--json")
+    for name in ("Loss", "Accuracy", "ROC curve", "Confusion matrix"):
+        assert f'"{name}"' in page
+
+
+def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
+    output = project.module("summary")
+    accuracy = project.read("build/evaluate/metrics.json")["accuracy"]
+    assert f"accuracy {accuracy:.4f}" in output
+    assert "synthetic" in output
+    assert "mlflow models serve -m models:/synthetic-xray-classifier@champion" in output
+    assert "params.yaml is not what conf/ composes" in output  # it is shrunk
+
+
+def test_stages_that_do_not_train_load_neither_tensorflow_nor_mlflow(project: Project):
+    code = (
+        "import sys; sys.argv = ['x']; from image_classifier import {0}, config; "
+        "{0}.{0}(config.load()); "
+        "sys.exit(' '.join({{'tensorflow', 'keras', 'mlflow'}} & set(sys.modules)) or 0)"
+    )
+    for stage in ("split", "prepare"):
+        project.run(sys.executable, "-c", code.format(stage))
+    for module in ("train", "predict", "fetch", "evaluate", "promote"):
+        command = [sys.executable, "-X", "importtime", "-m", f"image_classifier.{module}"]
+        imports = project.run(*command, "--help")
+        assert not re.search(r"\| +(tensorflow|keras|mlflow)$", imports, re.MULTILINE), module
+
+
+class TestWithItsOwnProject:
+    """What changes the project has one of its own: a copy would share the first one's store."""
+
+    @pytest.fixture(scope="class")
+    def changed(self, tmp_path_factory: pytest.TempPathFactory) -> Project:
+        project = new_project(tmp_path_factory.mktemp("changed"), *SHRUNK)
+        project.run("dvc", "repro")
+        project.commit()
+        return project
+
+    def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(
+        self, changed: Project
+    ):
+        before = changed.read("build/evaluate/evaluated.json")
+        params = (changed.folder / "params.yaml").read_text()
+        (changed.folder / "params.yaml").write_text(
+            params.replace("threshold: 0.5", "threshold: 1.0")
+        )
+        output = changed.run("dvc", "repro")
+        assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]
+        after = changed.read("build/evaluate/evaluated.json")
+        assert int(after["version"]) == int(before["version"]) + 1
+        client = mlflow.MlflowClient(changed.store)
+        versions = [client.get_model_version(after["name"], v["version"]) for v in (before, after)]
+        assert [version.tags["threshold"] for version in versions] == ["0.5", "1"]
+        assert len({version.run_id for version in versions}) == 1
+        assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
+
+    def test_experiments_leave_their_runs_in_the_one_store(self, changed: Project):
+        small = [word for override in SHRUNK for word in ("-S", override)]
+        rates = "optimizer.learning_rate=0.01,0.003"
+        changed.commit()
+        changed.run("dvc", "exp", "run", "--queue", *small, "-S", rates)
+        changed.run("dvc", "exp", "run", "--run-all")
+        listed = changed.run("dvc", "exp", "list", "--name-only").split()
+        runs = mlflow.MlflowClient(changed.store).search_runs(["1"])
+        experiments = {
+            run.data.tags["dvc.exp_name"]: run for run in runs if "dvc.exp_name" in run.data.tags
+        }
+        assert set(experiments) == set(listed)
+        assert {run.data.params["optimizer.learning_rate"] for run in experiments.values()} == {
+            "0.01",
+            "0.003",
+        }
+        assert all("test_accuracy" in run.data.metrics for run in runs)
+        assert len({run.info.run_name for run in runs}) == len(runs)
+
+        # the same settings again: DVC brings back the model, which names its existing run
+        changed.run("dvc", "exp", "run", *small, "-S", "optimizer.learning_rate=0.01")
+        again = changed.read("build/train/run.json")["run_id"]
+        assert run_of(changed).data.params["optimizer.learning_rate"] == "0.01"
+        assert again in {run.info.run_id for run in runs}

@@ -1,0 +1,150 @@
+"""One model, three ways to ask it: HTTP, the command line, and Keras itself."""
+
+import base64
+import csv
+import io
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import Project
+from image_classifier.images import decode
+
+MODEL = "models:/synthetic-xray-classifier@champion"
+
+
+@pytest.fixture(scope="module")
+def url(project: Project):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "-p", str(port)]
+    log = (project.folder / "serve.log").open("w")
+    process = subprocess.Popen(
+        command, cwd=project.folder, env=project.environment, stdout=log, stderr=log
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/ping").close()
+                break
+            except OSError:
+                assert process.poll() is None, (project.folder / "serve.log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def post(url: str, body: object) -> tuple[int, dict]:
+    request = urllib.request.Request(
+        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def one(content: bytes | str) -> dict:
+    text = content if isinstance(content, str) else base64.b64encode(content).decode()
+    return {"dataframe_records": [{"image": text}]}
+
+
+@pytest.fixture(scope="module")
+def pictures(project: Project) -> list[Path]:
+    """Test images of both classes, the messy ones among them."""
+    return sorted((project.folder / "data" / "test").glob("*/phantom-00*"))
+
+
+def test_http_command_line_and_keras_agree(project: Project, url: str, pictures: list[Path]):
+    images = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in pictures]
+    status, answer = post(url, {"dataframe_records": images})
+    assert status == 200
+    served = np.array([p["probabilities"]["COVID19"] for p in answer["predictions"]])
+
+    output = project.module("predict", "--csv", *map(str, pictures))
+    table = list(csv.DictReader(io.StringIO(output[output.index("path,label") :])))
+    printed = np.array([float(row["p_COVID19"]) for row in table])
+    assert [row["path"] for row in table] == [str(path) for path in pictures]
+    assert [row["label"] for row in table] == [p["label"] for p in answer["predictions"]]
+
+    model = keras.models.load_model(project.folder / "build/train/model/model.keras")
+    pixels = np.stack([decode(path, 48, 48, 3) for path in pictures])
+    direct = model.predict(pixels, verbose=0)[:, 0]
+    assert served == pytest.approx(direct, abs=1e-5)
+    assert printed == pytest.approx(direct, abs=1e-5)
+    for prediction, probability in zip(answer["predictions"], direct, strict=True):
+        assert prediction["label"] == ("COVID19" if probability >= 0.5 else "NORMAL")
+        assert prediction["probability"] == max(prediction["probabilities"].values())
+
+
+def test_every_input_form_of_the_scoring_server_works(url: str, pictures: list[Path]):
+    text = base64.b64encode(pictures[0].read_bytes()).decode()
+    answers = [
+        post(url, body)[1]["predictions"][0]
+        for body in (
+            {"dataframe_records": [{"image": text}]},
+            {"dataframe_split": {"columns": ["image"], "data": [[text]]}},
+            {"inputs": [{"image": text}]},
+            {"inputs": {"image": [text]}},
+        )
+    ]
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("a text file", one(b"hello")),
+        ("an empty string", one("")),
+        ("no base64", one("%%%")),
+        ("null", {"dataframe_records": [{"image": None}]}),
+        ("a number", {"dataframe_records": [{"image": 5}]}),
+        ("a missing column", {"dataframe_records": [{"picture": "x"}]}),
+        ("no JSON object", []),
+    ],
+)
+def test_a_bad_request_gets_a_plain_400(url: str, name: str, body: object):
+    status, answer = post(url, body)
+    assert status == 400, name
+    assert "stack_trace" not in answer
+    assert "Traceback" not in json.dumps(answer)
+
+
+def test_a_truncated_jpeg_gets_a_plain_400(url: str, pictures: list[Path]):
+    content = pictures[0].read_bytes()
+    status, answer = post(url, one(content[: len(content) // 2]))
+    assert status == 400
+    assert "truncated" in answer["message"]
+    assert post(url, one(content))[0] == 200
+
+
+def test_predict_skips_broken_files_with_a_message_and_an_exit_code(
+    project: Project, tmp_path: Path
+):
+    (tmp_path / "broken.jpg").write_text("no picture")
+    whole = next((project.folder / "data" / "test" / "NORMAL").glob("*.jpg"))
+    (tmp_path / "a whole one.jpg").write_bytes(whole.read_bytes())
+    output = project.module("predict", str(tmp_path), code=1)
+    assert f"skipped {tmp_path / 'broken.jpg'}: not an image file" in output
+    assert "a whole one.jpg" in output
+    assert "1 of 2 files skipped" in output
+
+
+def test_predict_refuses_a_missing_file_and_a_missing_model(project: Project):
+    assert "no such file" in project.module("predict", "nowhere.jpg", code=1)
+    picture = next((project.folder / "data").rglob("*.jpg"))
+    output = project.module("predict", str(picture), "--model", "models:/nothing@champion", code=1)
+    assert "models:/nothing@champion cannot be loaded" in output
+    assert "Traceback" not in output

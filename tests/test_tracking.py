@@ -1,0 +1,86 @@
+"""Where runs go: another server, `mlflow run`, and processes that start together."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import mlflow
+
+from conftest import SHRUNK, Project
+
+
+def test_a_tracking_server_takes_run_model_and_evaluation(
+    project: Project, server: list, tmp_path: Path
+):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    log = (tmp_path / "server.log").open("w")
+    server.append(
+        subprocess.Popen(command, cwd=tmp_path, env=project.environment, stdout=log, stderr=log)
+    )
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{uri}/health").close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    output = project.module("train", *SHRUNK, "training.epochs=1", MLFLOW_TRACKING_URI=uri)
+    run_id = re.search(
+        r"MLflow run (\w+), registered as models:/synthetic-xray-classifier/1", output
+    )[1]
+    client = mlflow.MlflowClient(uri)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert list((tmp_path / "artifacts").rglob("model.keras"))
+    picture = next((project.folder / "data").rglob("*.jpg"))
+    output = project.module(
+        "predict",
+        str(picture),
+        "--model",
+        "models:/synthetic-xray-classifier/1",
+        MLFLOW_TRACKING_URI=uri,
+    )
+    assert picture.name in output
+
+    # a model that DVC restored, and a store that lacks its run
+    output = project.module("evaluate", code=1, MLFLOW_TRACKING_URI=uri)
+    assert "dvc repro -f -s train" in output
+    assert "Traceback" not in output
+
+
+def test_mlflow_run_trains_in_the_run_it_made(project: Project):
+    # the entry point's parameters do not shrink the pictures: these settings do
+    conf = project.folder / "conf" / "config.yaml"
+    before = conf.read_text()
+    conf.write_text(before.replace("height: 200", "height: 48").replace("width: 200", "width: 48"))
+    try:
+        output = project.run("mlflow", "run", ".", "--env-manager", "local", "-e", "train",
+                             "-P", "epochs=1", "-P", "seed=7")  # fmt: skip
+    finally:
+        conf.write_text(before)
+    run_id = re.search(r"MLflow run (\w+), registered", output)[1]
+    run = mlflow.MlflowClient(project.store).get_run(run_id)
+    assert run.data.params["training.seed"] == "7"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.project.entryPoint"] == "train"
+
+
+def test_processes_that_start_together_on_a_fresh_store_all_succeed(
+    project: Project, tmp_path: Path
+):
+    code = "from image_classifier import tracking; print(tracking.experiment_id('x'))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=project.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    assert [process.communicate()[0].strip() for process in processes] == ["1"] * 4

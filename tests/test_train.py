@@ -1,0 +1,118 @@
+"""`python -m image_classifier.train`, the command line: one run, and sweeps."""
+
+import re
+
+import mlflow
+import pytest
+
+from conftest import SHRUNK, Project
+
+
+@pytest.fixture(scope="module")
+def sweep(project: Project) -> str:
+    return project.module(
+        "train", "--multirun", *SHRUNK, "model=compact", "training.epochs=1",
+        "training.seed=0,1", "optimizer.learning_rate=0.001,0.0003",
+    )  # fmt: skip
+
+
+def test_one_run_composed_from_conf(project: Project):
+    trained = project.read("build/train/run.json")["run_id"]
+    output = project.module(
+        "train", *SHRUNK, "model=article", "model.dense_units=4", "training.epochs=1"
+    )
+    run_id = re.search(r"MLflow run (\w+), registered", output)[1]
+    run = mlflow.MlflowClient(project.store).get_run(run_id)
+    assert run.data.params["model.name"] == "article"
+    assert run.data.params["model.dense_units"] == "4"
+    assert run.info.run_name.startswith("image.height=48") is False
+    assert "model=article" in run.info.run_name
+    # the pipeline's own model is untouched
+    assert project.read("build/train/run.json")["run_id"] == trained
+    assert "up to date" in project.run("dvc", "status")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lerning_rate=1", "Did you mean optimizer.learning_rate?"),
+        ("model=compat", "Could not find 'model/compat'"),
+        ("training.epochs=many", "training.epochs: Input should be a valid integer"),
+        ("+training.foo=1", "training.foo: no such key"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate: Input should be greater than 0"),
+    ],
+)
+def test_a_bad_override_is_refused_before_any_work(project: Project, override: str, message: str):
+    output = project.module("train", *SHRUNK, override, code=1)
+    assert message in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("override", ["image.height=32", "split.seed=3"])
+def test_images_prepared_otherwise_are_refused(project: Project, override: str):
+    output = project.module("train", *SHRUNK, override, code=1)
+    assert override.split("=")[0] in output
+    assert "dvc exp run" in output
+    assert "Traceback" not in output
+
+
+def test_a_sweep_is_a_parent_run_with_a_child_for_each_job(project: Project, sweep: str):
+    parent_id = re.search(r"Sweep (\w+): 4 jobs finished, 0 failed", sweep)[1]
+    client = mlflow.MlflowClient(project.store)
+    parent = client.get_run(parent_id)
+    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+    assert len(children) == 4
+    assert parent.info.status == "FINISHED"
+    assert {
+        (c.data.params["training.seed"], c.data.params["optimizer.learning_rate"]) for c in children
+    } == {("0", "0.001"), ("0", "0.0003"), ("1", "0.001"), ("1", "0.0003")}
+    assert len({child.info.run_name for child in children}) == 4
+    assert len({child.data.tags["registered_version"] for child in children}) == 4
+
+    best = max(child.data.metrics["best_val_accuracy"] for child in children)
+    assert float(parent.data.tags["best.value"]) == best
+    named = client.get_run(parent.data.tags["best.run_id"])
+    assert named.data.metrics["best_val_accuracy"] == best
+    assert named.info.run_name in sweep
+
+
+def test_a_sweep_ends_with_the_command_that_adopts_the_best(project: Project, sweep: str):
+    command = re.search(r"dvc exp run (-S .*)", sweep)[1]
+    assert "-S 'optimizer.learning_rate=" in command
+    assert "-S 'training.seed=" in command
+
+
+def test_a_failing_job_does_not_stop_the_others(project: Project):
+    output = project.module(
+        "train", "--multirun", *SHRUNK, "training.epochs=1", "model=article",
+        "model.dense_units=10000000000000,4", code=1,
+    )  # fmt: skip
+    assert "1 jobs finished, 1 failed" in output
+    parent = mlflow.MlflowClient(project.store).get_run(re.search(r"Sweep (\w+):", output)[1])
+    assert parent.info.status == "FAILED"
+    assert parent.data.metrics["jobs_failed"] == 1
+
+
+@pytest.mark.parametrize("override", ["split.seed=0,1", "dataset=embedded,covid_xray"])
+def test_a_sweep_over_the_data_is_refused_and_names_the_pipeline(project: Project, override: str):
+    output = project.module("train", "--multirun", *SHRUNK, override, code=1)
+    assert f"dvc exp run --queue -S '{override}'" in output
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(project: Project, sweep: str):
+    client = mlflow.MlflowClient(project.store)
+    first = run_metrics(client, project.read("build/train/run.json")["run_id"])
+    output = project.module("train", *SHRUNK)
+    again = run_metrics(client, re.search(r"MLflow run (\w+), registered", output)[1])
+    assert first == again
+    other = project.module("train", *SHRUNK, "training.seed=5")
+    assert first != run_metrics(client, re.search(r"MLflow run (\w+), registered", other)[1])
+
+
+def run_metrics(client: mlflow.MlflowClient, run_id: str) -> dict[str, float]:
+    metrics = client.get_run(run_id).data.metrics
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name in ("loss", "val_loss", "best_val_loss")
+    }
