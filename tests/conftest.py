@@ -111,7 +111,7 @@ def new_project(folder: Path, *overrides: str) -> Project:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The embedded dataset through the whole pipeline, once for all tests."""
+    """The embedded dataset through the whole pipeline, once for all tests; they leave it alone."""
     project = new_project(tmp_path_factory.mktemp("project"), *SHRUNK)
     project.output = project.run("dvc", "repro")
     project.commit()

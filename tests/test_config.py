@@ -19,7 +19,9 @@ def test_params_yaml_is_what_conf_composes():
     assert config.load(ROOT / "params.yaml") == composed, "run `make params`"
 
 
-@pytest.mark.parametrize("group", ["dataset", "augmentation", "model", "optimizer", "experiment"])
+@pytest.mark.parametrize(
+    "group", ["dataset", "augmentation", "model", "optimizer", "training", "experiment"]
+)
 def test_every_choice_of_a_group_composes(group: str):
     for path in (ROOT / "conf" / group).glob("*.yaml"):
         needed = {

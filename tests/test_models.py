@@ -6,6 +6,8 @@ import pytest
 
 from image_classifier import config, models
 
+CONSTANT = config.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
+
 
 def build(*overrides: str, classes: int = 2) -> keras.Model:
     settings = config.from_hydra(config.compose(overrides))
@@ -51,15 +53,27 @@ def test_rescaling_is_part_of_the_model():
 def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
     for _ in range(2):
         model = build("image.height=16", "image.width=16", classes=classes)
-        models.compile_for_training(model, 0.001)
+        models.compile_for_training(model, CONSTANT, 1)
         images = np.zeros((4, 16, 16, 3), np.uint8)
         history = model.fit(images, np.zeros((4, 1)), verbose=0).history
         assert set(history) == {"accuracy", "loss"}
 
 
+def test_a_cosine_schedule_falls_to_zero_over_the_training():
+    model = build("image.height=32", "image.width=32")
+    cosine = config.Optimizer(name="adam", learning_rate=0.01, schedule="cosine")
+    models.compile_for_training(model, cosine, steps=4)
+    rates = []
+    for _ in range(4):
+        rates.append(float(model.optimizer.learning_rate))
+        model.fit(np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 1)), verbose=0)
+    assert rates == pytest.approx([0.01, 0.008536, 0.005, 0.001464], rel=1e-3)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+
+
 def test_the_best_checkpoint_is_the_best_epoch_without_the_optimizer(tmp_path: Path):
     model = build("image.height=16", "image.width=16")
-    models.compile_for_training(model, 0.001)
+    models.compile_for_training(model, CONSTANT, 1)
     path = tmp_path / "model.keras"
     checkpoint = models.BestCheckpoint(
         path, monitor="val_accuracy", mode="max", save_best_only=True

@@ -2,13 +2,14 @@
 
 import csv
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from conftest import SHRUNK, Project, new_project
+from conftest import SHRUNK, Project
 from image_classifier import config
 
 
@@ -177,55 +178,50 @@ def test_stages_that_do_not_train_load_neither_tensorflow_nor_mlflow(project: Pr
         assert not re.search(r"\| +(tensorflow|keras|mlflow)$", imports, re.MULTILINE), module
 
 
-class TestWithItsOwnProject:
-    """What changes the project has one of its own: a copy would share the first one's store."""
+@pytest.fixture(scope="module")
+def changed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project that ran, for tests that change it."""
+    folder = tmp_path_factory.mktemp("changed") / "project"
+    shutil.copytree(project.folder, folder)
+    return Project(folder)
 
-    @pytest.fixture(scope="class")
-    def changed(self, tmp_path_factory: pytest.TempPathFactory) -> Project:
-        project = new_project(tmp_path_factory.mktemp("changed"), *SHRUNK)
-        project.run("dvc", "repro")
-        project.commit()
-        return project
 
-    def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(
-        self, changed: Project
-    ):
-        before = changed.read("build/evaluate/evaluated.json")
-        params = (changed.folder / "params.yaml").read_text()
-        (changed.folder / "params.yaml").write_text(
-            params.replace("threshold: 0.5", "threshold: 1.0")
-        )
-        output = changed.run("dvc", "repro")
-        assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]
-        after = changed.read("build/evaluate/evaluated.json")
-        assert int(after["version"]) == int(before["version"]) + 1
-        client = mlflow.MlflowClient(changed.store)
-        versions = [client.get_model_version(after["name"], v["version"]) for v in (before, after)]
-        assert [version.tags["threshold"] for version in versions] == ["0.5", "1"]
-        assert len({version.run_id for version in versions}) == 1
-        assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
+def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(changed: Project):
+    before = changed.read("build/evaluate/evaluated.json")
+    params = (changed.folder / "params.yaml").read_text()
+    (changed.folder / "params.yaml").write_text(params.replace("threshold: 0.5", "threshold: 1.0"))
+    output = changed.run("dvc", "repro")
+    assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]
+    after = changed.read("build/evaluate/evaluated.json")
+    assert int(after["version"]) == int(before["version"]) + 1
+    client = mlflow.MlflowClient(changed.store)
+    versions = [client.get_model_version(after["name"], v["version"]) for v in (before, after)]
+    assert [version.tags["threshold"] for version in versions] == ["0.5", "1"]
+    assert len({version.run_id for version in versions}) == 1
+    assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
 
-    def test_experiments_leave_their_runs_in_the_one_store(self, changed: Project):
-        small = [word for override in SHRUNK for word in ("-S", override)]
-        rates = "optimizer.learning_rate=0.01,0.003"
-        changed.commit()
-        changed.run("dvc", "exp", "run", "--queue", *small, "-S", rates)
-        changed.run("dvc", "exp", "run", "--run-all")
-        listed = changed.run("dvc", "exp", "list", "--name-only").split()
-        runs = mlflow.MlflowClient(changed.store).search_runs(["1"])
-        experiments = {
-            run.data.tags["dvc.exp_name"]: run for run in runs if "dvc.exp_name" in run.data.tags
-        }
-        assert set(experiments) == set(listed)
-        assert {run.data.params["optimizer.learning_rate"] for run in experiments.values()} == {
-            "0.01",
-            "0.003",
-        }
-        assert all("test_accuracy" in run.data.metrics for run in runs)
-        assert len({run.info.run_name for run in runs}) == len(runs)
 
-        # the same settings again: DVC brings back the model, which names its existing run
-        changed.run("dvc", "exp", "run", *small, "-S", "optimizer.learning_rate=0.01")
-        again = changed.read("build/train/run.json")["run_id"]
-        assert run_of(changed).data.params["optimizer.learning_rate"] == "0.01"
-        assert again in {run.info.run_id for run in runs}
+def test_experiments_leave_their_runs_in_the_one_store(changed: Project):
+    small = [word for override in SHRUNK for word in ("-S", override)]
+    rates = "optimizer.learning_rate=0.01,0.003"
+    changed.commit()
+    changed.run("dvc", "exp", "run", "--queue", *small, "-S", rates)
+    changed.run("dvc", "exp", "run", "--run-all")
+    listed = changed.run("dvc", "exp", "list", "--name-only").split()
+    runs = mlflow.MlflowClient(changed.store).search_runs(["1"])
+    experiments = {
+        run.data.tags["dvc.exp_name"]: run for run in runs if "dvc.exp_name" in run.data.tags
+    }
+    assert set(experiments) == set(listed)
+    assert {run.data.params["optimizer.learning_rate"] for run in experiments.values()} == {
+        "0.01",
+        "0.003",
+    }
+    assert all("test_accuracy" in run.data.metrics for run in runs)
+    assert len({run.info.run_name for run in runs}) == len(runs)
+
+    # the same settings again: DVC brings back the model, which names its existing run
+    changed.run("dvc", "exp", "run", *small, "-S", "optimizer.learning_rate=0.01")
+    again = changed.read("build/train/run.json")["run_id"]
+    assert run_of(changed).data.params["optimizer.learning_rate"] == "0.01"
+    assert again in {run.info.run_id for run in runs}

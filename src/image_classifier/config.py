@@ -4,6 +4,7 @@
 `python -m image_classifier.config [overrides]` prints what `conf/` composes to.
 """
 
+import argparse
 import difflib
 import re
 import sys
@@ -117,6 +118,7 @@ class Optimizer(Section):
 
     name: Literal["adam"]
     learning_rate: Annotated[float, Field(gt=0, le=10)]
+    schedule: Literal["constant", "cosine"]
 
 
 class Training(Section):
@@ -283,8 +285,10 @@ def _explain(problem: Any) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="config", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. model=article")
     try:
-        composed = compose(sys.argv[1:])
+        composed = compose(parser.parse_args().overrides)
         from_hydra(composed)
     except COMPOSITION_ERRORS as error:
         sys.exit(f"config: {explain(error)}")

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from image_classifier.config import ArticleModel, CompactModel
+from image_classifier.config import ArticleModel, CompactModel, Optimizer
 
 
 def build(
@@ -49,8 +49,17 @@ def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
     return layers.Dropout(model.dropout)(x)
 
 
-def compile_for_training(model: keras.Model, learning_rate: float) -> None:
-    """Set Adam, the cross-entropy that fits the model's output, and accuracy."""
+def compile_for_training(model: keras.Model, optimizer: Optimizer, steps: int) -> None:
+    """Set the optimizer, the cross-entropy that fits the model's output, and accuracy.
+
+    Args:
+        model: From `build`.
+        optimizer: A cosine schedule falls from its learning rate to 0 over all steps.
+        steps: Batches in the whole training.
+    """
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = optimizer.learning_rate
+    if optimizer.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(optimizer.learning_rate, steps)
     # metrics are named, or the second run of one process calls them accuracy_1
     if model.output_shape[-1] == 1:
         loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
@@ -59,7 +68,7 @@ def compile_for_training(model: keras.Model, learning_rate: float) -> None:
         # the categorical cross-entropy, with labels as integers instead of one-hot rows
         loss = keras.losses.SparseCategoricalCrossentropy()
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    model.compile(keras.optimizers.Adam(learning_rate), loss=loss, metrics=[accuracy])
+    model.compile(keras.optimizers.Adam(rate), loss=loss, metrics=[accuracy])
 
 
 class BestCheckpoint(keras.callbacks.ModelCheckpoint):

@@ -22,7 +22,7 @@ def picture_grid(images: Pixels, titles: Sequence[str], path: Path) -> None:
 
     Args:
         images: uint8 array of shape (pictures, height, width, 1 or 3).
-        titles: One for each image, e.g. its file name; its last 28 characters are shown.
+        titles: One for each image, e.g. its class and file name.
         path: The PNG file to write.
     """
     rows = -(-len(images) // 4)
@@ -31,7 +31,7 @@ def picture_grid(images: Pixels, titles: Sequence[str], path: Path) -> None:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title[-28:], fontsize=8)
+        axis.set_title(title, fontsize=8, wrap=True)
     _save(figure, path)
 
 

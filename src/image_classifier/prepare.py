@@ -5,6 +5,7 @@ and a grid of pictures to look at. Every run, sweep and experiment then reads th
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -45,7 +46,8 @@ def prepare(config: Config) -> None:
         list(tqdm(pool.map(fill, range(len(rows))), "Decoding", len(rows), disable=None))
     images.flush()
     chosen = picture_grid_rows(rows)
-    plots.picture_grid(images[chosen], [rows[i].path for i in chosen], paths.PICTURE_GRID)
+    titles = [f"{rows[i].label}\n{Path(rows[i].path).name}" for i in chosen]
+    plots.picture_grid(images[chosen], titles, paths.PICTURE_GRID)
     write_record(paths.PREPARED, config, SETTINGS, manifest_digest=manifest_digest())
     print(f"{len(rows)} images of {height} x {width} x {channels} in {paths.IMAGES}")
 

@@ -71,8 +71,8 @@ def not_better(tags: Mapping[str, str], champion: Mapping[str, str], version: st
     """Return why a version does not beat the champion, as sentences."""
     if tags["test_rows"] != champion.get("test_rows"):
         return [
-            f"the champion, version {version}, was measured on other test images; remove its alias "
-            f"to start anew: mlflow models delete-alias"
+            f"the champion, version {version}, was measured on other test images: to start anew, "
+            f"take its alias away on the model's page in the MLflow UI"
         ]
     ours, theirs = float(tags["test_accuracy"]), float(champion["test_accuracy"])
     if ours <= theirs:

@@ -100,8 +100,9 @@ def training_run(config: Config, dataset: PreparedDataset, name: str) -> Iterato
     Logs the hyperparameters, the dataset, and what is needed to tell and repeat the run.
     """
     experiment = experiment_id(config.tracking.experiment)
-    parent = os.environ.get(SWEEP_VARIABLE)
-    if "MLFLOW_RUN_ID" in os.environ and not parent:
+    if parent := os.environ.get(SWEEP_VARIABLE):
+        experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
+    if "MLFLOW_RUN_ID" in os.environ:
         run = mlflow.start_run()  # `mlflow run` has made it already, in an experiment it chose
         mlflow.set_tag("mlflow.runName", name)
     else:
@@ -266,14 +267,12 @@ def load_classifier(uri: str) -> "Classifier":
 def start_sweep(experiment_name: str, overrides: Sequence[str]) -> str:
     """Create the parent run of a sweep, tell it to the jobs by the environment; return its id."""
     experiment = experiment_id(experiment_name)
-    if "MLFLOW_RUN_ID" in os.environ:
-        run_id = os.environ["MLFLOW_RUN_ID"]  # `mlflow run` has made it
-    else:
-        run = mlflow.MlflowClient().create_run(
-            experiment, run_name="sweep " + " ".join(overrides), tags=provenance()
-        )
-        run_id = run.info.run_id
-    mlflow.MlflowClient().set_tag(run_id, "sweep.overrides", " ".join(overrides))
+    client = mlflow.MlflowClient()
+    # `mlflow run` has made a run already; taken out, so that no job takes it for its own
+    run_id = os.environ.pop("MLFLOW_RUN_ID", None) or client.create_run(experiment).info.run_id
+    tags = {"mlflow.runName": "sweep " + " ".join(overrides), **provenance()}
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
     os.environ[SWEEP_VARIABLE] = run_id
     return str(run_id)
 

@@ -46,7 +46,8 @@ def train(
     print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
 
     model = models.build(config.model, config.image.shape, len(dataset.classes))
-    models.compile_for_training(model, config.optimizer.learning_rate)
+    steps = batches.steps_per_epoch(len(dataset.indices("train")), config.training.batch_size)
+    models.compile_for_training(model, config.optimizer, steps * config.training.epochs)
     model.summary()
     output.mkdir(parents=True, exist_ok=True)
     classifier.write_settings(output / paths.MODEL, classifier_settings(config, dataset))
