@@ -47,6 +47,7 @@ class Dataset(Section):
     subfolder: str | None
     depends_on: str | None
     positive_class: str | None
+    note: str | None
     expected_counts: dict[Literal["train", "test"], Annotated[int, Field(gt=0)]] | None
     timeout_seconds: Annotated[float, Field(gt=0)]
 

@@ -20,7 +20,7 @@ from image_classifier.command_line import run_stage
 from image_classifier.config import Config
 from image_classifier.dataset import ImageRow, load_prepared
 from image_classifier.errors import InputError
-from image_classifier.metrics import Floats, Integers, classification_metrics
+from image_classifier.metrics import Measured, measure
 
 
 def evaluate(config: Config) -> None:
@@ -43,68 +43,61 @@ def evaluate(config: Config) -> None:
         model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, folder, dirs_exist_ok=True))
         change_threshold(model, config.evaluation.threshold)
         classifier = Classifier.load(model)
-
-        rows = dataset.indices("test")
-        labels = dataset.labels[rows]
-        probabilities = classifier.probabilities(dataset.images[rows])
-        predicted = classifier.decide(probabilities)
-        figures = classification_metrics(labels, probabilities, predicted)
+        test = measure(classifier, dataset, "test")
+        test_rows = [dataset.rows[row] for row in test.rows]
 
         paths.EVALUATE.mkdir(parents=True, exist_ok=True)
-        (paths.EVALUATE / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
-        test_rows = [dataset.rows[row] for row in rows]
-        write_predictions(test_rows, dataset.classes, probabilities, predicted)
-        matrix = confusion_matrix(labels, predicted, labels=range(len(dataset.classes)))
-        plots.confusion_matrix(matrix, dataset.classes, paths.CONFUSION)
-        draw_roc_curves(labels, dataset.classes, probabilities)
+        (paths.EVALUATE / paths.METRICS).write_text(json.dumps(test.figures, indent=2) + "\n")
+        write_predictions(test_rows, dataset.classes, test)
+        draw_confusion_matrix(dataset.classes, test)
+        draw_roc_curves(dataset.classes, test)
 
         version = tracking.get_version(run["name"], run["version"])
         if version.tags["threshold"] != f"{config.evaluation.threshold:g}":
-            validation = dataset.indices("validation")
-            outputs = classifier.probabilities(dataset.images[validation])
-            validation_figures = classification_metrics(
-                dataset.labels[validation], outputs, classifier.decide(outputs)
-            )
-            version = tracking.register(config, dataset, model, validation_figures)
+            validation = measure(classifier, dataset, "validation")
+            version = tracking.register(config, dataset, model, validation.figures)
         digest = rows_digest(test_rows)
-        tracking.tag_version(
-            version,
-            {"test_rows": digest}
-            | {f"test_{name}": f"{value:.6g}" for name, value in figures.items()},
-        )
-        tracking.log_metrics(figures, "test_")
-        tracking.log_tags(
-            {"evaluation.threshold": config.evaluation.threshold, "test_rows": digest}
-        )
+        tracking.log_evaluation(version, test.figures, digest, config.evaluation.threshold)
+        tracking.describe(version, description(config, test))
         tracking.log_files(
             [paths.PREDICTIONS, paths.CONFUSION, paths.ROC, paths.ROC_POINTS], "evaluation"
         )
 
     record = {"name": version.name, "version": version.version, "test_rows": digest}
     paths.EVALUATED.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{version.uri} on {len(rows)} test images:")
-    for name, value in figures.items():
-        print(f"  {name:18} {value:.4f}")
+    print(f"{version.uri}: {description(config, test)}")
 
 
-def write_predictions(
-    rows: list[ImageRow], classes: list[str], probabilities: Floats, predicted: Integers
-) -> None:
+def description(config: Config, test: Measured) -> str:
+    """Return the test figures as a sentence, with the dataset's note."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in test.figures.items())
+    text = f"{len(test.rows)} test images of {config.dataset.name}: {figures}."
+    return f"{text} {config.dataset.note or ''}".strip()
+
+
+def write_predictions(rows: list[ImageRow], classes: list[str], test: Measured) -> None:
     """Write one row per test image: path, true class, answer, and every class's probability."""
     with paths.PREDICTIONS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "actual", "predicted", *(f"p_{name}" for name in classes)])
-        for row, answer, outputs in zip(rows, predicted, probabilities, strict=True):
+        for row, answer, outputs in zip(rows, test.predicted, test.probabilities, strict=True):
             writer.writerow([row.path, row.label, classes[answer], *map(float, outputs)])
 
 
-def draw_roc_curves(labels: Integers, classes: list[str], probabilities: Floats) -> None:
+def draw_confusion_matrix(classes: list[str], test: Measured) -> None:
+    """Draw how often each class got each answer."""
+    matrix = confusion_matrix(test.labels, test.predicted, labels=range(len(classes)))
+    plots.confusion_matrix(matrix, classes, paths.CONFUSION)
+
+
+def draw_roc_curves(classes: list[str], test: Measured) -> None:
     """Write and draw the ROC curve of the positive class, or of each of more than two classes."""
     curves = []
     for index in [1] if len(classes) == 2 else range(len(classes)):
-        false_positive, true_positive, _ = roc_curve(labels == index, probabilities[:, index])
-        area = roc_auc_score(labels == index, probabilities[:, index])
-        curves.append((f"{classes[index]}: area {area:.3f}", false_positive, true_positive))
+        actual, score = test.labels == index, test.probabilities[:, index]
+        false_positive, true_positive, _ = roc_curve(actual, score)
+        name = f"{classes[index]}: area {roc_auc_score(actual, score):.3f}"
+        curves.append((name, false_positive, true_positive))
     with paths.ROC_POINTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["curve", "false_positive_rate", "true_positive_rate"])

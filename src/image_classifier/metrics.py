@@ -1,11 +1,47 @@
 """Figures of merit for predicted probabilities."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sklearn_metrics
 
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier
+    from image_classifier.dataset import PreparedDataset, SplitName
+
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A classifier's answers for one split, and how good they are.
+
+    Attributes:
+        rows: int64 array of shape (images,): row numbers in the manifest.
+        labels: int64 array of shape (images,): the true classes.
+        probabilities: float array of shape (images, classes), values 0 to 1.
+        predicted: int64 array of shape (images,): the classes answered.
+        figures: See `classification_metrics`.
+    """
+
+    rows: Integers
+    labels: Integers
+    probabilities: Floats
+    predicted: Integers
+    figures: dict[str, float]
+
+
+def measure(classifier: "Classifier", dataset: "PreparedDataset", split: "SplitName") -> Measured:
+    """Run a classifier over the images of one split."""
+    rows = dataset.indices(split)
+    labels = dataset.labels[rows]
+    probabilities = classifier.probabilities(dataset.images[rows])
+    predicted = classifier.decide(probabilities)
+    figures = classification_metrics(labels, probabilities, predicted)
+    return Measured(rows, labels, probabilities, predicted, figures)
 
 
 def classification_metrics(

@@ -21,8 +21,8 @@ def summary(settings: Config) -> None:
 
     uri = f"models:/{decision['name']}/{decision['version']}"
     print(f"\nDataset     {settings.dataset.name} from {fetched['source']}")
-    if settings.dataset.name == "synthetic-xray":
-        print("            synthetic phantoms: these figures say nothing about real X-rays")
+    if settings.dataset.note:
+        print(f"            {settings.dataset.note}")
     print(f"Model       {settings.model.name}")
     print("Test        " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     print(f"MLflow run  {run['run_id']}")

@@ -90,7 +90,9 @@ def experiment_id(name: str) -> str:
             return str(experiment.experiment_id)
         local = mlflow.get_tracking_uri() == _local_store()
         location = (_root() / "mlartifacts").as_uri() if local else None
-        return str(client.create_experiment(name, artifact_location=location))
+        # so that the UI opens on training runs, not on its pages for language models
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
 @contextmanager
@@ -116,6 +118,8 @@ def training_run(config: Config, dataset: PreparedDataset, name: str) -> Iterato
             }
         )
         mlflow.set_tags(provenance())
+        if config.dataset.note:
+            mlflow.set_tag("mlflow.note.content", config.dataset.note)
         source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
         mlflow.log_input(
             MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36]),
@@ -157,8 +161,26 @@ def log_metrics(metrics: Mapping[str, float], prefix: str = "") -> None:
     mlflow.log_metrics({prefix + name: value for name, value in metrics.items()})
 
 
+def log_evaluation(
+    version: Version, figures: Mapping[str, float], test_rows: str, threshold: float
+) -> None:
+    """Log test figures to the open run, and as tags of the version, for the gate to compare.
+
+    Args:
+        version: What was measured.
+        figures: Test metrics.
+        test_rows: Digest of the test images; versions compare only on the same ones.
+        threshold: The decision threshold. A tag: a parameter can never be logged with another
+            value again.
+    """
+    log_metrics(figures, "test_")
+    log_tags({"evaluation.threshold": threshold, "test_rows": test_rows})
+    tags = {f"test_{name}": f"{value:.6g}" for name, value in figures.items()}
+    tag_version(version, tags | {"test_rows": test_rows})
+
+
 def log_tags(tags: Mapping[str, object]) -> None:
-    """Set tags on the open run. (A parameter can never be logged again with another value.)"""
+    """Set tags on the open run."""
     mlflow.set_tags(tags)
 
 
@@ -214,6 +236,12 @@ def tag_version(version: Version, tags: Mapping[str, str]) -> None:
     """Set tags on a registered version."""
     for key, value in tags.items():
         mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+
+
+def describe(version: Version, text: str) -> None:
+    """Put a description on the open run's page and on a registered version's."""
+    mlflow.set_tag("mlflow.note.content", text)
+    mlflow.MlflowClient().update_model_version(version.name, version.version, text)
 
 
 def get_version(name: str, version: str) -> Version:

@@ -58,7 +58,8 @@ def train(
         fit_seconds = time.perf_counter() - started
         best_epoch, best = best_of(history, config.training)
 
-        validation = validate(output / paths.MODEL, dataset)
+        checkpoint = classifier.Classifier.load(output / paths.MODEL)
+        validation = metrics.measure(checkpoint, dataset, "validation").figures
         figures = {"best_epoch": best_epoch, **validation}
         (output / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
         write_history(history, output / paths.HISTORY)
@@ -128,16 +129,6 @@ def best_of(history: History, training: Training) -> tuple[int, float]:
     values = history[training.monitor]
     best = max(values) if training.mode == "max" else min(values)
     return values.index(best) + 1, float(best)
-
-
-def validate(folder: Path, dataset: PreparedDataset) -> dict[str, float]:
-    """Return the metrics of the checkpoint in `folder`, loaded again, on the validation images."""
-    checkpoint = classifier.Classifier.load(folder)
-    rows = dataset.indices("validation")
-    probabilities = checkpoint.probabilities(dataset.images[rows])
-    return metrics.classification_metrics(
-        dataset.labels[rows], probabilities, checkpoint.decide(probabilities)
-    )
 
 
 def classifier_settings(config: Config, dataset: PreparedDataset) -> classifier.Settings:
