@@ -20,7 +20,8 @@ def test_three_classes_without_a_split_go_all_the_way(
     assert {"accuracy", "balanced_accuracy", "f1_macro", "roc_auc_macro"} <= set(metrics)
     assert metrics["accuracy"] > 0.6  # chance is a third
     output = project.module("predict", str(shapes / "blue, dark"))
-    assert len(re.findall(r"^(blue, dark|green|red) +[01]\.\d+ ", output, re.MULTILINE)) == 12
+    lines = re.findall(r"^(?:blue, dark|green|red) +[01]\.\d+ +[01]\.\d+ +[01]\.\d+ ", output, re.M)
+    assert len(lines) == 12
     assert "shapes-classifier@champion" in project.module("summary")
 
 

@@ -52,9 +52,9 @@ def test_rescaling_is_part_of_the_model():
 @pytest.mark.parametrize("classes", [2, 3])
 def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
     for _ in range(2):
-        model = build("image.height=16", "image.width=16", classes=classes)
+        model = build("image.height=32", "image.width=32", classes=classes)
         models.compile_for_training(model, CONSTANT, 1)
-        images = np.zeros((4, 16, 16, 3), np.uint8)
+        images = np.zeros((4, 32, 32, 3), np.uint8)
         history = model.fit(images, np.zeros((4, 1)), verbose=0).history
         assert set(history) == {"accuracy", "loss"}
 
@@ -72,14 +72,14 @@ def test_a_cosine_schedule_falls_to_zero_over_the_training():
 
 
 def test_the_best_checkpoint_is_the_best_epoch_without_the_optimizer(tmp_path: Path):
-    model = build("image.height=16", "image.width=16")
+    model = build("image.height=32", "image.width=32")
     models.compile_for_training(model, CONSTANT, 1)
     path = tmp_path / "model.keras"
     checkpoint = models.BestCheckpoint(
         path, monitor="val_accuracy", mode="max", save_best_only=True
     )
     checkpoint.set_model(model)
-    images = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
     best = None
     for epoch, accuracy in enumerate((0.5, 0.9, 0.7)):
         model.fit(images, np.array([[0], [1]]), verbose=0)

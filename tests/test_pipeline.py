@@ -159,6 +159,7 @@ def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
     output = project.module("summary")
     accuracy = project.read("build/evaluate/metrics.json")["accuracy"]
     assert f"accuracy {accuracy:.4f}" in output
+    assert max(map(len, output.splitlines())) < 125
     assert "synthetic" in output
     assert "mlflow models serve -m models:/synthetic-xray-classifier@champion" in output
     assert "params.yaml is not what conf/ composes" in output  # it is shrunk
@@ -193,7 +194,7 @@ def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(ch
     output = changed.run("dvc", "repro")
     assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]
     after = changed.read("build/evaluate/evaluated.json")
-    assert int(after["version"]) == int(before["version"]) + 1
+    assert int(after["version"]) > int(before["version"])
     client = mlflow.MlflowClient(changed.store)
     versions = [client.get_model_version(after["name"], v["version"]) for v in (before, after)]
     assert [version.tags["threshold"] for version in versions] == ["0.5", "1"]
@@ -203,7 +204,7 @@ def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(ch
 
 def test_experiments_leave_their_runs_in_the_one_store(changed: Project):
     small = [word for override in SHRUNK for word in ("-S", override)]
-    rates = "optimizer.learning_rate=0.01,0.003"
+    rates = "optimizer.learning_rate=0.01,0.02"
     changed.commit()
     changed.run("dvc", "exp", "run", "--queue", *small, "-S", rates)
     changed.run("dvc", "exp", "run", "--run-all")
@@ -215,9 +216,9 @@ def test_experiments_leave_their_runs_in_the_one_store(changed: Project):
     assert set(experiments) == set(listed)
     assert {run.data.params["optimizer.learning_rate"] for run in experiments.values()} == {
         "0.01",
-        "0.003",
+        "0.02",
     }
-    assert all("test_accuracy" in run.data.metrics for run in runs)
+    assert all("test_accuracy" in run.data.metrics for run in experiments.values())
     assert len({run.info.run_name for run in runs}) == len(runs)
 
     # the same settings again: DVC brings back the model, which names its existing run

@@ -74,7 +74,7 @@ def test_http_command_line_and_keras_agree(project: Project, url: str, pictures:
     served = np.array([p["probabilities"]["COVID19"] for p in answer["predictions"]])
 
     output = project.module("predict", "--csv", *map(str, pictures))
-    table = list(csv.DictReader(io.StringIO(output[output.index("path,label") :])))
+    table = list(csv.DictReader(io.StringIO(output[output.index("path,label,") :])))
     printed = np.array([float(row["p_COVID19"]) for row in table])
     assert [row["path"] for row in table] == [str(path) for path in pictures]
     assert [row["label"] for row in table] == [p["label"] for p in answer["predictions"]]

@@ -9,6 +9,7 @@ then 1.
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,34 @@ def classify(
                 yield path, item if isinstance(item, UnreadableImage) else next(answers)
 
 
+def header(classes: Sequence[str], as_csv: bool) -> str:
+    """Return the line above the answers."""
+    if as_csv:
+        return csv_text(["path", "label", *(f"p_{label}" for label in classes)])
+    width = max(5, *map(len, classes))
+    return "  ".join([f"{'label':{width}}", *(f"{label:>6}" for label in classes), "path"])
+
+
+def csv_line(path: Path, answer: "Answer") -> str:
+    """Return an answer as a line of CSV: path, label, the probability of each class."""
+    return csv_text([path, answer["label"], *answer["probabilities"].values()])
+
+
+def table_line(path: Path, answer: "Answer") -> str:
+    """Return an answer as a line for people: label, the probability of each class, path."""
+    probabilities = answer["probabilities"]
+    width = max(5, *map(len, probabilities))
+    columns = [f"{value:>{max(6, len(label))}.4f}" for label, value in probabilities.items()]
+    return "  ".join([f"{answer['label']:{width}}", *columns, str(path)])
+
+
+def csv_text(values: Sequence[object]) -> str:
+    """Return values as one line of CSV, quoted where needed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -87,26 +116,16 @@ def main() -> int:
     from image_classifier import tracking  # imports TensorFlow and MLflow
 
     classifier = tracking.load_classifier(name)
-    classes = classifier.settings.classes
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    width = max(map(len, classes))
-    if arguments.csv:
-        writer.writerow(["path", "label", "probability", *(f"p_{label}" for label in classes)])
+    show = csv_line if arguments.csv else table_line
+    print(header(classifier.settings.classes, arguments.csv), flush=True)
     skipped = 0
-    # a bar only where it would not run through the answers
-    hidden = sys.stdout.isatty() or not sys.stderr.isatty()
-    for path, answer in tqdm(
-        classify(classifier, files), "Classifying", len(files), disable=hidden
-    ):
+    bar = tqdm(classify(classifier, files), "Classifying", len(files), disable=None)
+    for path, answer in bar:
         if isinstance(answer, UnreadableImage):
             skipped += 1
-            print(f"skipped {path}: {answer}", file=sys.stderr)
-        elif arguments.csv:
-            writer.writerow(
-                [path, answer["label"], answer["probability"], *answer["probabilities"].values()]
-            )
+            bar.write(f"skipped {path}: {answer}", file=sys.stderr)
         else:
-            print(f"{answer['label']:{width}}  {answer['probability']:.4f}  {path}")
+            bar.write(show(path, answer))
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
     return 1 if skipped else 0

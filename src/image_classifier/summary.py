@@ -1,6 +1,7 @@
 """Prints what the pipeline made, and the commands to look at it, compare, serve and predict."""
 
 import json
+import textwrap
 
 from image_classifier import config, paths
 from image_classifier.command_line import run_stage
@@ -24,7 +25,8 @@ def summary(settings: Config) -> None:
     if settings.dataset.note:
         print(f"            {settings.dataset.note}")
     print(f"Model       {settings.model.name}")
-    print("Test        " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    test = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    print(textwrap.fill(test, 88, initial_indent="Test        ", subsequent_indent=" " * 12))
     print(f"MLflow run  {run['run_id']}")
     print(f"Registered  {uri}")
     if decision["champion"]:

@@ -37,23 +37,22 @@ def train(
         The best epoch's value of `training.monitor`.
     """
     started = time.perf_counter()
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(config.training.seed)
-    if config.training.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    device = describe_device()
-    print(device)
-    print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
-
-    model = models.build(config.model, config.image.shape, len(dataset.classes))
-    steps = batches.steps_per_epoch(len(dataset.indices("train")), config.training.batch_size)
-    models.compile_for_training(model, config.optimizer, steps * config.training.epochs)
-    model.summary()
-    output.mkdir(parents=True, exist_ok=True)
-    classifier.write_settings(output / paths.MODEL, classifier_settings(config, dataset))
-
     with tracking.training_run(config, dataset, name) as run_id:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(config.training.seed)
+        if config.training.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        device = describe_device()
+        print(device)
+        print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
         tracking.log_tags({"device": device, "overrides": json.dumps(list(overrides))})
+
+        model = models.build(config.model, config.image.shape, len(dataset.classes))
+        steps = batches.steps_per_epoch(len(dataset.indices("train")), config.training.batch_size)
+        models.compile_for_training(model, config.optimizer, steps * config.training.epochs)
+        model.summary()
+        output.mkdir(parents=True, exist_ok=True)
+        classifier.write_settings(output / paths.MODEL, classifier_settings(config, dataset))
         history = fit(model, config, dataset, output / paths.MODEL / classifier.WEIGHTS)
         fit_seconds = time.perf_counter() - started
         best_epoch, best = best_of(history, config.training)
