@@ -87,7 +87,7 @@ def test_the_run_has_every_hyperparameter(project: Project):
 def test_the_run_has_metrics_by_epoch_and_the_test_figures(project: Project):
     client = mlflow.MlflowClient(project.store)
     run = run_of(project)
-    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
         assert steps == [1, 2]
     tested = project.read("build/evaluate/metrics.json")

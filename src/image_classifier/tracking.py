@@ -150,9 +150,17 @@ def evaluation_run(run_id: str) -> Iterator[None]:
 
 
 def log_epoch(epoch: int, logs: Mapping[str, float]) -> None:
-    """Log an epoch's metrics to the open run in one request; epochs count from 1."""
+    """Log an epoch's `train_` and `val_` metrics to the open run in one request.
+
+    Args:
+        epoch: Counted from 1.
+        logs: Keras's, e.g. `loss` and `val_loss`.
+    """
     time = get_current_time_millis()
-    metrics = [Metric(name, float(value), time, epoch) for name, value in logs.items()]
+    metrics = [
+        Metric(name if name.startswith("val_") else f"train_{name}", float(value), time, epoch)
+        for name, value in logs.items()
+    ]
     mlflow.MlflowClient().log_batch(mlflow.active_run().info.run_id, metrics=metrics)
 
 

@@ -11,13 +11,12 @@ training.py.
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from image_classifier import config as configuration
 from image_classifier import sweep
@@ -36,9 +35,7 @@ def run(composed: DictConfig) -> float:
         # TensorFlow and MLflow take seconds to import: --help and bad input do without
         from image_classifier.training import train
 
-        return train(
-            config, dataset, Path(job.runtime.output_dir), run_name(config, overrides), overrides
-        )
+        return train(config, dataset, Path(job.runtime.output_dir), run_name(config), overrides)
     except Exception:
         if job.mode != RunMode.MULTIRUN:
             raise
@@ -47,14 +44,17 @@ def run(composed: DictConfig) -> float:
         return float("nan")
 
 
-def run_name(config: Config, overrides: Sequence[str]) -> str:
-    """Return a name for a run: what sets it apart from its neighbours in the MLflow UI."""
-    # a sweep's jobs share their data
-    chosen = [text for text in overrides if not text.startswith(sweep.DATA_SECTIONS)]
-    if chosen:
-        return " ".join(chosen)
-    name = f"{config.model.name} learning_rate={config.optimizer.learning_rate:g}"
-    return " ".join([name, os.environ.get("DVC_EXP_NAME", "")]).strip()
+def run_name(config: Config) -> str:
+    """Return a short name: the model, and how its training differs from what conf/ has for it."""
+    model = config.model.name
+    files = {"augmentation": "article", "model": model, "optimizer": model, "training": model}
+    changes = [
+        f"{'lr' if key == 'learning_rate' else key}={value}"
+        for section, file in files.items()
+        for key, value in getattr(config, section).model_dump().items()
+        if value != OmegaConf.load(CONF / section / f"{file}.yaml")[key]
+    ]
+    return " ".join([model, *changes, os.environ.get("DVC_EXP_NAME", "")]).strip()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def train(
         write_summary(model, output / paths.SUMMARY)
 
         tracking.log_metrics(validation, "best_val_")
-        tracking.log_metrics({"best_epoch": best_epoch, "parameters": model.count_params()})
+        tracking.log_metrics({"checkpoint_epoch": best_epoch, "parameters": model.count_params()})
         tracking.log_files(
             [output / paths.CURVES, output / paths.HISTORY, output / paths.SUMMARY], "training"
         )
