@@ -110,13 +110,14 @@ def training_run(config: Config, dataset: PreparedDataset, name: str) -> Iterato
     else:
         run = mlflow.start_run(experiment_id=experiment, run_name=name, parent_run_id=parent)
     with run:
-        mlflow.log_params(
-            {
-                k: v
-                for k, v in flatten(config).items()
-                if not k.startswith(("evaluation", "promotion"))
-            }
-        )
+        hyperparameters = {
+            key: value
+            for key, value in flatten(config).items()
+            if not key.startswith(("evaluation", "promotion"))
+        }
+        # the UI's comparison opens on the first names that differ: let these be the telling ones
+        headline = {"learning_rate": config.optimizer.learning_rate, "model": config.model.name}
+        mlflow.log_params(headline | hyperparameters)
         mlflow.set_tags(provenance())
         if config.dataset.note:
             mlflow.set_tag("mlflow.note.content", config.dataset.note)
@@ -149,24 +150,16 @@ def evaluation_run(run_id: str) -> Iterator[None]:
         yield
 
 
-def log_epoch(epoch: int, logs: Mapping[str, float]) -> None:
-    """Log an epoch's `train_` and `val_` metrics to the open run in one request.
-
-    Args:
-        epoch: Counted from 1.
-        logs: Keras's, e.g. `loss` and `val_loss`.
-    """
+def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+    """Log an epoch's metrics to the open run in one request; epochs count from 1."""
     time = get_current_time_millis()
-    metrics = [
-        Metric(name if name.startswith("val_") else f"train_{name}", float(value), time, epoch)
-        for name, value in logs.items()
-    ]
-    mlflow.MlflowClient().log_batch(mlflow.active_run().info.run_id, metrics=metrics)
+    batch = [Metric(name, float(value), time, epoch) for name, value in metrics.items()]
+    mlflow.MlflowClient().log_batch(mlflow.active_run().info.run_id, metrics=batch)
 
 
-def log_metrics(metrics: Mapping[str, float], prefix: str = "") -> None:
+def log_metrics(metrics: Mapping[str, float], prefix: str = "", epoch: int = 0) -> None:
     """Log final metrics to the open run, each name after `prefix`."""
-    mlflow.log_metrics({prefix + name: value for name, value in metrics.items()})
+    mlflow.log_metrics({prefix + name: value for name, value in metrics.items()}, step=epoch)
 
 
 def log_evaluation(

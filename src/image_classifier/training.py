@@ -65,7 +65,7 @@ def train(
         plots.learning_curves(history, best_epoch, output / paths.CURVES)
         write_summary(model, output / paths.SUMMARY)
 
-        tracking.log_metrics(validation, "best_val_")
+        tracking.log_metrics(validation, "best_val_", len(history["loss"]))
         tracking.log_metrics({"checkpoint_epoch": best_epoch, "parameters": model.count_params()})
         tracking.log_files(
             [output / paths.CURVES, output / paths.HISTORY, output / paths.SUMMARY], "training"
@@ -113,14 +113,39 @@ def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint
             keras.callbacks.EarlyStopping(
                 training.monitor, mode=training.mode, patience=training.patience
             ),
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: tracking.log_epoch(epoch + 1, logs)
-            ),
+            EpochLogger(training),
         ],
         shuffle=False,  # the batches are shuffled already
         verbose=1 if sys.stdout.isatty() else 2,  # a bar on a terminal, else a line an epoch
     )
     return dict(result.history)
+
+
+class EpochLogger(keras.callbacks.Callback):
+    """Logs each epoch to MLflow, and with it the figures of the best epoch so far."""
+
+    def __init__(self, training: Training) -> None:
+        """Take the monitor that says which epoch is best."""
+        super().__init__()
+        self.training = training
+        self.history: dict[str, list[float]] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Log the epoch."""
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+        best = best_of(self.history, self.training)[0] - 1
+        tracking.log_epoch(
+            epoch + 1,
+            {  # the best first: the UI opens on the metric that came first
+                "best_val_accuracy": self.history["val_accuracy"][best],
+                "best_val_loss": self.history["val_loss"][best],
+                "train_accuracy": logs["accuracy"],
+                "train_loss": logs["loss"],
+                "val_accuracy": logs["val_accuracy"],
+                "val_loss": logs["val_loss"],
+            },
+        )
 
 
 def best_of(history: History, training: Training) -> tuple[int, float]:
