@@ -28,8 +28,7 @@ def test_every_choice_of_a_group_composes(group: str):
             "git": ["dataset.name=pets", "dataset.url=https://example.com/pets.git"],
             "folder": ["dataset.name=pets", "dataset.path=/pets"],
         }.get(path.stem, [])
-        override = f"+{group}" if group == "experiment" else group
-        config.from_hydra(config.compose([f"{override}={path.stem}", *needed]))
+        config.from_hydra(config.compose([f"{group}={path.stem}", *needed]))
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name(values: dict):
