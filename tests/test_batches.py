@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -109,6 +110,16 @@ def test_zoom_stays_within_its_range_and_fills_the_border():
     assert (heights != widths).any()
     bright = np.full((50, 50, 1), 200, np.uint8)
     assert all(batches.augment(bright, zoom, (0, 0, row)).min() == 200 for row in range(20))
+
+
+def test_the_same_image_looks_different_in_every_epoch(dataset: PreparedDataset):
+    numbered = replace(dataset, labels=np.arange(30))
+    seen = {
+        images[labels[:, 0] == 2].tobytes()
+        for images, labels in epochs(numbered, 0, range(6))
+        if 2 in labels
+    }
+    assert len(seen) == 6
 
 
 def test_grey_images_keep_their_channel():
