@@ -131,6 +131,8 @@ class Training(Section):
     patience: Annotated[int, Field(ge=1)]
     seed: Seed
     deterministic: bool
+    mixed_precision: bool
+    mirrored: bool
 
     @property
     def mode(self) -> Literal["min", "max"]:

@@ -1,5 +1,7 @@
 """The CNNs. Rescaling is their first layer, so that no caller can forget it."""
 
+from typing import Literal
+
 import keras
 from keras import layers
 
@@ -7,7 +9,10 @@ from image_classifier.config import ArticleModel, CompactModel, Optimizer
 
 
 def build(
-    model: ArticleModel | CompactModel, image_shape: tuple[int, int, int], classes: int
+    model: ArticleModel | CompactModel,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    precision: Literal["float32", "mixed_float16"] = "float32",
 ) -> keras.Model:
     """Return a new model with random weights.
 
@@ -16,14 +21,19 @@ def build(
         image_shape: Height, width and channels of the uint8 images it takes, values 0 to 255.
         classes: With two, the output is one sigmoid, the probability of the second class;
             with more, a softmax over all.
+        precision: What its layers compute in; the weights are float32 either way.
     """
+    keras.config.set_dtype_policy(precision)
     inputs = keras.Input(image_shape, dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(inputs)
     x = article(x, model) if isinstance(model, ArticleModel) else compact(x, model)
+    # float32 also where the rest computes in float16, or probabilities near 0 and 1 are lost
     if classes == 2:
-        outputs = layers.Dense(1, activation="sigmoid", name="probability")(x)
+        outputs = layers.Dense(1, activation="sigmoid", name="probability", dtype="float32")(x)
     else:
-        outputs = layers.Dense(classes, activation="softmax", name="probability")(x)
+        outputs = layers.Dense(classes, activation="softmax", name="probability", dtype="float32")(
+            x
+        )
     return keras.Model(inputs, outputs, name=model.name)
 
 
@@ -49,13 +59,16 @@ def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
     return layers.Dropout(model.dropout)(x)
 
 
-def compile_for_training(model: keras.Model, optimizer: Optimizer, steps: int) -> None:
+def compile_for_training(
+    model: keras.Model, optimizer: Optimizer, steps: int, xla: bool = False
+) -> None:
     """Set the optimizer, the cross-entropy that fits the model's output, and accuracy.
 
     Args:
         model: From `build`.
         optimizer: A cosine schedule falls from its learning rate to 0 over all steps.
         steps: Batches in the whole training.
+        xla: Whether XLA compiles the steps; see `devices.compiles_with_xla`.
     """
     rate: float | keras.optimizers.schedules.LearningRateSchedule = optimizer.learning_rate
     if optimizer.schedule == "cosine":
@@ -68,15 +81,4 @@ def compile_for_training(model: keras.Model, optimizer: Optimizer, steps: int) -
         # the categorical cross-entropy, with labels as integers instead of one-hot rows
         loss = keras.losses.SparseCategoricalCrossentropy()
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    model.compile(keras.optimizers.Adam(rate), loss=loss, metrics=[accuracy])
-
-
-class BestCheckpoint(keras.callbacks.ModelCheckpoint):
-    """Keras's checkpoint of the best epoch, without the optimizer's state.
-
-    That state is two thirds of the file, and nothing that reads the checkpoint needs it.
-    """
-
-    def set_model(self, model: keras.Model) -> None:
-        """Save a model of the same layers that was never compiled, so has no optimizer."""
-        super().set_model(keras.Model(model.inputs, model.outputs, name=model.name))
+    model.compile(keras.optimizers.Adam(rate), loss=loss, metrics=[accuracy], jit_compile=xla)

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,11 +150,17 @@ def evaluation_run(run_id: str) -> Iterator[None]:
         yield
 
 
-def log_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-    """Log an epoch's metrics to the open run in one request; epochs count from 1."""
+def log_epoch(epoch: int, metrics: Mapping[str, float]) -> Callable[[], None]:
+    """Log an epoch's metrics to the open run in one request, by a thread; epochs count from 1.
+
+    Returns:
+        A function that returns when the request is through, and raises what went wrong.
+    """
     time = get_current_time_millis()
     batch = [Metric(name, float(value), time, epoch) for name, value in metrics.items()]
-    mlflow.MlflowClient().log_batch(mlflow.active_run().info.run_id, metrics=batch)
+    run_id = mlflow.active_run().info.run_id
+    sent = mlflow.MlflowClient().log_batch(run_id, metrics=batch, synchronous=False)
+    return cast("Callable[[], None]", sent.wait)
 
 
 def log_metrics(metrics: Mapping[str, float], prefix: str = "", epoch: int = 0) -> None:

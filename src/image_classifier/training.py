@@ -5,18 +5,19 @@ Imports TensorFlow and MLflow, which take seconds: train.py checks its input bef
 
 import csv
 import json
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
+import numpy as np
 
-from image_classifier import batches, classifier, metrics, models, paths, plots, tracking
+from image_classifier import batches, classifier, devices, metrics, models, paths, plots, tracking
+from image_classifier.checkpoint import BestCheckpoint
 from image_classifier.config import Config, Training
 from image_classifier.dataset import PreparedDataset
+from image_classifier.errors import InputError
 
 History = Mapping[str, Sequence[float]]
 
@@ -37,24 +38,21 @@ def train(
         The best epoch's value of `training.monitor`.
     """
     started = time.perf_counter()
+    devices.check(config.training)
     with tracking.training_run(config, dataset, name) as run_id:
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(config.training.seed)
-        if config.training.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        device = describe_device()
+        device = devices.describe()
         print(device)
         print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
         tracking.log_tags({"device": device, "overrides": json.dumps(list(overrides))})
 
-        model = models.build(config.model, config.image.shape, len(dataset.classes))
-        steps = batches.steps_per_epoch(len(dataset.indices("train")), config.training.batch_size)
-        models.compile_for_training(model, config.optimizer, steps * config.training.epochs)
+        with devices.configure(config.training).scope():
+            model = compiled_model(config, dataset)
         model.summary()
         output.mkdir(parents=True, exist_ok=True)
         classifier.write_settings(output / paths.MODEL, classifier_settings(config, dataset))
+        fit_started = time.perf_counter()
         history = fit(model, config, dataset, output / paths.MODEL / classifier.WEIGHTS)
-        fit_seconds = time.perf_counter() - started
+        fit_seconds = time.perf_counter() - fit_started
         best_epoch, best = best_of(history, config.training)
 
         checkpoint = classifier.Classifier.load(output / paths.MODEL)
@@ -86,13 +84,35 @@ def train(
     return best
 
 
+def compiled_model(config: Config, dataset: PreparedDataset) -> keras.Model:
+    """Return the model to train, with its optimizer, loss and metrics."""
+    model = models.build(
+        config.model,
+        config.image.shape,
+        len(dataset.classes),
+        "mixed_float16" if config.training.mixed_precision else "float32",
+    )
+    steps = batches.steps_per_epoch(len(dataset.indices("train")), config.training.batch_size)
+    models.compile_for_training(
+        model,
+        config.optimizer,
+        steps * config.training.epochs,
+        devices.compiles_with_xla(config.training),
+    )
+    return model
+
+
 def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint: Path) -> History:
     """Fit a compiled model; the best epoch's weights are in `checkpoint` afterwards.
 
     Returns:
         `loss`, `accuracy`, `val_loss` and `val_accuracy`, one value an epoch.
+
+    Raises:
+        InputError: the training diverged, so there is no best epoch.
     """
     training = config.training
+    empty = models.build(config.model, config.image.shape, len(dataset.classes))
     result = model.fit(
         batches.training_batches(
             dataset,
@@ -107,9 +127,7 @@ def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint
             dataset, dataset.indices("validation"), training.batch_size
         ),
         callbacks=[
-            models.BestCheckpoint(
-                checkpoint, monitor=training.monitor, mode=training.mode, save_best_only=True
-            ),
+            BestCheckpoint(empty, checkpoint, training),
             keras.callbacks.EarlyStopping(
                 training.monitor, mode=training.mode, patience=training.patience
             ),
@@ -118,41 +136,52 @@ def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint
         shuffle=False,  # the batches are shuffled already
         verbose=1 if sys.stdout.isatty() else 2,  # a bar on a terminal, else a line an epoch
     )
+    if not checkpoint.is_file():
+        raise InputError(
+            f"{training.monitor} was not a number in any epoch: the training diverged. Lower "
+            f"optimizer.learning_rate={config.optimizer.learning_rate:g}."
+        )
     return dict(result.history)
 
 
 class EpochLogger(keras.callbacks.Callback):
-    """Logs each epoch to MLflow, and with it the figures of the best epoch so far."""
+    """Sends each epoch to MLflow, and with it the figures of the best epoch so far."""
 
     def __init__(self, training: Training) -> None:
         """Take the monitor that says which epoch is best."""
         super().__init__()
         self.training = training
         self.history: dict[str, list[float]] = {}
+        self.stored: list[Callable[[], None]] = []
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Log the epoch."""
+        """Send the epoch; the next one does not wait for the answer."""
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
         best = best_of(self.history, self.training)[0] - 1
-        tracking.log_epoch(
-            epoch + 1,
-            {  # the best first: the UI opens on the metric that came first
-                "best_val_accuracy": self.history["val_accuracy"][best],
-                "best_val_loss": self.history["val_loss"][best],
-                "train_accuracy": logs["accuracy"],
-                "train_loss": logs["loss"],
-                "val_accuracy": logs["val_accuracy"],
-                "val_loss": logs["val_loss"],
-            },
-        )
+        figures = {  # the best first: the UI opens on the metric that came first
+            "best_val_accuracy": self.history["val_accuracy"][best],
+            "best_val_loss": self.history["val_loss"][best],
+            "train_accuracy": logs["accuracy"],
+            "train_loss": logs["loss"],
+            "val_accuracy": logs["val_accuracy"],
+            "val_loss": logs["val_loss"],
+        }
+        self.stored.append(tracking.log_epoch(epoch + 1, figures))
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Wait until all is stored; raises what went wrong."""
+        for stored in self.stored:
+            stored()
 
 
 def best_of(history: History, training: Training) -> tuple[int, float]:
     """Return the best epoch, counted from 1, and its value of `training.monitor`."""
-    values = history[training.monitor]
-    best = max(values) if training.mode == "max" else min(values)
-    return values.index(best) + 1, float(best)
+    values = np.array(history[training.monitor])
+    if np.isnan(values).all():
+        return 1, float("nan")
+    best = int(np.nanargmax(values) if training.mode == "max" else np.nanargmin(values))
+    return best + 1, float(values[best])
 
 
 def classifier_settings(config: Config, dataset: PreparedDataset) -> classifier.Settings:
@@ -165,16 +194,6 @@ def classifier_settings(config: Config, dataset: PreparedDataset) -> classifier.
         channels=config.image.channels,
         decoder=classifier.decoder_digest(),
     )
-
-
-def describe_device() -> str:
-    """Return TensorFlow's version and the processors it uses."""
-    gpus = tf.config.list_physical_devices("GPU")
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
-    ]
-    processors = ", ".join(names) or f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
-    return f"TensorFlow {tf.__version__}: {processors}"
 
 
 def write_summary(model: keras.Model, path: Path) -> None:
