@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_classifier.dataset import ImageRow, PreparedDataset
+
 ROOT = Path(__file__).parents[1]
 # the real configuration on small pictures for a few epochs; the floors let an undertrained model by
 SHRUNK = [
@@ -123,6 +125,24 @@ def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, for stages called in this process."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def dataset() -> PreparedDataset:
+    """Thirty small noise images of two classes, in memory."""
+    generator = np.random.default_rng(0)
+    splits = ["train"] * 21 + ["validation"] * 5 + ["test"] * 4
+    return PreparedDataset(
+        rows=[
+            ImageRow(f"{i}.png", "a", name, "", "PNG", "RGB", 24, 20)
+            for i, name in enumerate(splits)
+        ],
+        images=generator.integers(0, 255, (30, 20, 24, 3), dtype=np.uint8),
+        labels=np.arange(30) % 2,
+        classes=["a", "b"],
+        digest="",
+        source={},
+    )
 
 
 @pytest.fixture(scope="session")

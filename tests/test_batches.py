@@ -2,32 +2,15 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from image_classifier import batches
 from image_classifier.config import Augmentation
-from image_classifier.dataset import ImageRow, PreparedDataset
+from image_classifier.dataset import PreparedDataset
 
 ARTICLE = Augmentation(zoom=0.2, horizontal_flip=True)
 NONE = Augmentation(zoom=0.0, horizontal_flip=False)
-
-
-@pytest.fixture(scope="module")
-def dataset() -> PreparedDataset:
-    generator = np.random.default_rng(0)
-    splits = ["train"] * 21 + ["validation"] * 5 + ["test"] * 4
-    return PreparedDataset(
-        rows=[
-            ImageRow(f"{i}.png", "a", name, "", "PNG", "RGB", 24, 20)
-            for i, name in enumerate(splits)
-        ],
-        images=generator.integers(0, 255, (30, 20, 24, 3), dtype=np.uint8),
-        labels=np.arange(30) % 2,
-        classes=["a", "b"],
-        digest="",
-        source={},
-    )
+DRAWS = np.random.default_rng(0).random((400, 3))
 
 
 def epochs(dataset: PreparedDataset, seed: int, which: range, augmentation=ARTICLE):
@@ -82,13 +65,13 @@ def test_validation_and_test_images_are_never_changed(dataset: PreparedDataset):
 
 def test_without_zoom_and_flip_nothing_changes(dataset: PreparedDataset):
     image = dataset.images[0]
-    assert (batches.augment(image, NONE, (0, 0, 0)) == image).all()
+    assert (batches.augment(image, NONE, DRAWS[0]) == image).all()
 
 
 def test_half_of_the_images_are_mirrored(dataset: PreparedDataset):
     flip = Augmentation(zoom=0.0, horizontal_flip=True)
     image = dataset.images[0]
-    results = [batches.augment(image, flip, (0, 0, row)) for row in range(400)]
+    results = [batches.augment(image, flip, draws) for draws in DRAWS]
     mirrored = sum((result == image[:, ::-1]).all() for result in results)
     assert all((r == image).all() or (r == image[:, ::-1]).all() for r in results)
     assert 150 < mirrored < 250
@@ -100,8 +83,8 @@ def test_zoom_stays_within_its_range_and_fills_the_border():
     image[25:75, 25:75] = 255
     zoom = Augmentation(zoom=0.2, horizontal_flip=False)
     sizes = []
-    for row in range(200):
-        result = batches.augment(image, zoom, (0, 0, row))[:, :, 0] > 127
+    for draws in DRAWS[:200]:
+        result = batches.augment(image, zoom, draws)[:, :, 0] > 127
         sizes.append((result.any(1).sum(), result.any(0).sum()))
     heights, widths = np.array(sizes).T
     for lengths in (heights, widths):  # 50 / 1.2 to 50 / 0.8
@@ -109,7 +92,7 @@ def test_zoom_stays_within_its_range_and_fills_the_border():
         assert 59 < lengths.max() <= 63
     assert (heights != widths).any()
     bright = np.full((50, 50, 1), 200, np.uint8)
-    assert all(batches.augment(bright, zoom, (0, 0, row)).min() == 200 for row in range(20))
+    assert all(batches.augment(bright, zoom, draws).min() == 200 for draws in DRAWS[:20])
 
 
 def test_the_same_image_looks_different_in_every_epoch(dataset: PreparedDataset):
@@ -124,9 +107,15 @@ def test_the_same_image_looks_different_in_every_epoch(dataset: PreparedDataset)
 
 def test_grey_images_keep_their_channel():
     image = np.zeros((10, 12, 1), np.uint8)
-    assert batches.augment(image, ARTICLE, (0, 0, 0)).shape == (10, 12, 1)
+    assert batches.augment(image, ARTICLE, DRAWS[0]).shape == (10, 12, 1)
 
 
 def test_batches_come_lazily(dataset: PreparedDataset):
     data = batches.training_batches(dataset, ARTICLE, 8, 0, range(10**6))
     assert len(list(islice(data, 3))) == 3
+
+
+def test_nothing_is_tuned_while_it_runs(dataset: PreparedDataset):
+    """Autotuning makes the end of a training wait for its thread, for seconds."""
+    data = batches.training_batches(dataset, ARTICLE, 8, 0, range(1))
+    assert data.options().autotune.enabled is False

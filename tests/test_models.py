@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -71,21 +69,11 @@ def test_a_cosine_schedule_falls_to_zero_over_the_training():
     assert float(model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_best_checkpoint_is_the_best_epoch_without_the_optimizer(tmp_path: Path):
-    model = build("image.height=32", "image.width=32")
-    models.compile_for_training(model, CONSTANT, 1)
-    path = tmp_path / "model.keras"
-    checkpoint = models.BestCheckpoint(
-        path, monitor="val_accuracy", mode="max", save_best_only=True
-    )
-    checkpoint.set_model(model)
-    images = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
-    best = None
-    for epoch, accuracy in enumerate((0.5, 0.9, 0.7)):
-        model.fit(images, np.array([[0], [1]]), verbose=0)
-        if accuracy == 0.9:
-            best = model.predict(images, verbose=0)
-        checkpoint.on_epoch_end(epoch, {"val_accuracy": accuracy})
-    loaded = keras.models.load_model(path)
-    assert loaded.predict(images, verbose=0) == pytest.approx(best, abs=1e-6)
-    assert not hasattr(loaded, "optimizer") or loaded.optimizer is None
+def test_float16_arithmetic_keeps_float32_weights_and_probabilities():
+    settings = config.from_hydra(config.compose(["image.height=32", "image.width=32"]))
+    model = models.build(settings.model, settings.image.shape, 2, "mixed_float16")
+    assert {layer.compute_dtype for layer in model.layers[1:-1]} == {"float16"}
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    assert model.output.dtype == "float32"
+    after = models.build(settings.model, settings.image.shape, 2)
+    assert {layer.compute_dtype for layer in after.layers[1:]} == {"float32"}
