@@ -128,16 +128,17 @@ def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset() -> PreparedDataset:
-    """Thirty small noise images of two classes, in memory."""
-    generator = np.random.default_rng(0)
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """Thirty small noise images of two classes."""
+    file = tmp_path_factory.mktemp("prepared") / "images.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 255, (30, 20, 24, 3), dtype=np.uint8))
     splits = ["train"] * 21 + ["validation"] * 5 + ["test"] * 4
     return PreparedDataset(
         rows=[
             ImageRow(f"{i}.png", "a", name, "", "PNG", "RGB", 24, 20)
             for i, name in enumerate(splits)
         ],
-        images=generator.integers(0, 255, (30, 20, 24, 3), dtype=np.uint8),
+        images_file=file,
         labels=np.arange(30) % 2,
         classes=["a", "b"],
         digest="",

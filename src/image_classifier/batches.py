@@ -52,9 +52,10 @@ def training_batches(
         epoch, position = divmod(int(step), steps)
         order, draws = _epoch_draws(seed, epoch, len(rows))
         chosen = order[position * batch_size : (position + 1) * batch_size]
-        images = np.empty((len(chosen), *dataset.images.shape[1:]), np.uint8)
+        stored = dataset.images
+        images = np.empty((len(chosen), *stored.shape[1:]), np.uint8)
         for image, index in zip(images, chosen, strict=True):
-            image[:] = augment(dataset.images[rows[index]], augmentation, draws[index])
+            image[:] = augment(stored[rows[index]], augmentation, draws[index])
         return images, dataset.labels[rows[chosen], None].astype(np.int32)
 
     return _pipeline(dataset, load, range(epochs.start * steps, epochs.stop * steps))
@@ -113,10 +114,12 @@ def _epoch_draws(seed: int, epoch: int, images: int) -> tuple[Rows, npt.NDArray[
 
 
 def _pipeline(dataset: PreparedDataset, load: object, steps: range) -> tf.data.Dataset:
+    shape = dataset.images.shape[1:]
+
     def load_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # stateful=False: under op determinism stateful ones run one at a time
         images, labels = tf.numpy_function(load, [step], (tf.uint8, tf.int32), stateful=False)
-        images.set_shape((None, *dataset.images.shape[1:]))
+        images.set_shape((None, *shape))
         labels.set_shape((None, 1))
         return images, labels
 

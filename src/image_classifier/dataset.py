@@ -55,7 +55,7 @@ class PreparedDataset:
 
     Attributes:
         rows: The manifest.
-        images: uint8 array of shape (rows, height, width, channels), on disk.
+        images_file: The .npy file of `images`.
         labels: int64 array of shape (rows,): index into `classes`.
         classes: Names; of two, the second is the positive one.
         digest: SHA-256 of the manifest, hexadecimal.
@@ -63,11 +63,21 @@ class PreparedDataset:
     """
 
     rows: list[ImageRow]
-    images: Pixels
+    images_file: Path
     labels: npt.NDArray[np.int64]
     classes: list[str]
     digest: str
     source: dict[str, Any]
+
+    @property
+    def images(self) -> Pixels:
+        """The images on disk: uint8 array of shape (rows, height, width, channels).
+
+        Mapped anew at every access, and let go with it: pages of a mapping that is kept would
+        count as this process's memory, up to the size of the file.
+        """
+        mapped: Pixels = np.load(self.images_file, mmap_mode="r")
+        return mapped
 
     def indices(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the row numbers of one split, int64, in the manifest's order."""
@@ -187,7 +197,7 @@ def load_prepared(config: Config) -> PreparedDataset:
     classes = records[paths.SPLIT]["classes"]
     return PreparedDataset(
         rows=rows,
-        images=np.load(paths.IMAGES, mmap_mode="r"),
+        images_file=paths.IMAGES,
         labels=np.array([classes.index(row.label) for row in rows], dtype=np.int64),
         classes=classes,
         digest=digest,

@@ -38,7 +38,11 @@ def measure(classifier: "Classifier", dataset: "PreparedDataset", split: "SplitN
     """Run a classifier over the images of one split."""
     rows = dataset.indices(split)
     labels = dataset.labels[rows]
-    probabilities = classifier.probabilities(dataset.images[rows])
+    # a part at a time, so that memory does not grow with the images
+    parts = [rows[start : start + 256] for start in range(0, len(rows), 256)]
+    probabilities = np.concatenate(
+        [classifier.probabilities(dataset.images[part]) for part in parts]
+    )
     predicted = classifier.decide(probabilities)
     figures = classification_metrics(labels, probabilities, predicted)
     return Measured(rows, labels, probabilities, predicted, figures)

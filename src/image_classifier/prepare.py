@@ -29,13 +29,14 @@ def prepare(config: Config) -> None:
     rows = read_manifest()
     height, width, channels = config.image.shape
     paths.IMAGES.parent.mkdir(parents=True, exist_ok=True)
-    images = np.lib.format.open_memmap(
-        paths.IMAGES, mode="w+", dtype=np.uint8, shape=(len(rows), height, width, channels)
-    )
+    shape = (len(rows), height, width, channels)
+    np.lib.format.open_memmap(paths.IMAGES, mode="w+", dtype=np.uint8, shape=shape)
 
     def fill(index: int) -> None:
         try:
-            images[index] = decode(paths.RAW / rows[index].path, height, width, channels)
+            pixels = decode(paths.RAW / rows[index].path, height, width, channels)
+            # mapped anew for each: what stays mapped counts as this process's memory
+            np.load(paths.IMAGES, mmap_mode="r+")[index] = pixels
         except UnreadableImage as error:
             raise InputError(
                 f"{rows[index].path} cannot be read any more ({error}): "
@@ -44,10 +45,9 @@ def prepare(config: Config) -> None:
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
         list(tqdm(pool.map(fill, range(len(rows))), "Decoding", len(rows), disable=None))
-    images.flush()
     chosen = picture_grid_rows(rows)
     titles = [f"{rows[i].label}\n{Path(rows[i].path).name}" for i in chosen]
-    plots.picture_grid(images[chosen], titles, paths.PICTURE_GRID)
+    plots.picture_grid(np.load(paths.IMAGES, mmap_mode="r")[chosen], titles, paths.PICTURE_GRID)
     write_record(paths.PREPARED, config, SETTINGS, manifest_digest=manifest_digest())
     print(f"{len(rows)} images of {height} x {width} x {channels} in {paths.IMAGES}")
 
