@@ -106,6 +106,8 @@ class CompactModel(Section):
     """Strided convolutions with batch normalisation and global average pooling."""
 
     name: Literal["compact"]
+    stem_kernel_size: Annotated[int, Field(ge=1, le=31)]
+    stem_stride: Annotated[int, Field(ge=1, le=8)]
     filters: Filters
     dropout: Dropout
     batch_norm_momentum: Fraction
@@ -177,7 +179,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _image_large_enough(self) -> "Config":
         smallest = 2 ** len(self.model.filters)
-        if min(self.image.height, self.image.width) < smallest:
+        too_small = min(self.image.height, self.image.width) < smallest
+        # compact's convolutions are padded: they also take a single pixel
+        if too_small and isinstance(self.model, ArticleModel):
             raise ValueError(
                 f"image.height and image.width must be at least {smallest}: each of the "
                 f"{len(self.model.filters)} entries of model.filters halves the picture"

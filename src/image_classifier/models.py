@@ -50,9 +50,10 @@ def article(x: keras.KerasTensor, model: ArticleModel) -> keras.KerasTensor:
 
 def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
     """Add the compact model's layers."""
-    for filters in model.filters:
+    shapes = [(model.stem_kernel_size, model.stem_stride)] + [(3, 2)] * (len(model.filters) - 1)
+    for filters, (size, stride) in zip(model.filters, shapes, strict=True):
         # no bias: batch normalisation would take it out again
-        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.Conv2D(filters, size, strides=stride, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=model.batch_norm_momentum)(x)
         x = layers.ReLU()(x)
     x = layers.GlobalAveragePooling2D()(x)

@@ -1,0 +1,93 @@
+"""Two sides measured in turn, and the table of all of them."""
+
+import csv
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        what: Names the two sides, `first ÷ second`.
+        first: Median of the first side, in `unit`.
+        second: Median of the second side.
+        unit: What both are measured in.
+        ratio: Median of first ÷ second over the rounds.
+        target: What the ratio should be.
+    """
+
+    what: str
+    first: float
+    second: float
+    unit: str
+    ratio: float
+    target: str
+
+
+def compare(what: str, rounds: Sequence[Sequence[float]], unit: str, target: str) -> Row:
+    """Return the row for rounds of a first and a second value each.
+
+    The ratio is taken within each round, so that a machine that is busy for a while slows both
+    sides of it.
+    """
+    first, second = (statistics.median(values) for values in zip(*rounds, strict=True))
+    ratio = statistics.median(a / b for a, b in rounds)
+    return Row(what, first, second, unit, ratio, target)
+
+
+def in_turn(repeats: int, *sides: Callable[[], float]) -> list[list[float]]:
+    """Run the sides A B A B …: once to warm up, then `repeats` rounds, which are returned."""
+    for side in sides:
+        side()
+    return [[side() for side in sides] for _ in range(repeats)]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes, in seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def write(rows: Sequence[Row], images: str, folder: Path) -> str:
+    """Write results.md and results.csv to a folder; return the Markdown."""
+    machine = f"{os.cpu_count()} CPU cores ({processor()}), TensorFlow {tf.__version__}"
+    lines = [
+        f"{images}; {machine}.",
+        "",
+        "| first ÷ second | first | second | unit | ratio | target |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        values = [f"{row.first:.4g}", f"{row.second:.4g}", row.unit, f"{row.ratio:.2f}"]
+        if not math.isfinite(row.ratio):  # one side never got there
+            values[-1] = "not reached"
+        lines.append("| " + " | ".join([row.what, *values, row.target]) + " |")
+    text = "\n".join(lines) + "\n"
+    (folder / "results.md").write_text(text)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["what", "first", "second", "unit", "ratio", "target"])
+        for row in rows:
+            writer.writerow([row.what, row.first, row.second, row.unit, row.ratio, row.target])
+    return text
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,60 @@
+"""Rows about images before they meet a model."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import article
+import numpy as np
+from comparison import Row, compare, in_turn, seconds
+from PIL import Image
+
+from image_classifier import batches, config, paths
+from image_classifier.dataset import PreparedDataset
+from image_classifier.images import decode
+
+
+def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
+    """Decode and resize: ours against Pillow's full decode, both on as many threads as cores."""
+    files = [paths.RAW / row.path for row in dataset.rows[:200]]
+
+    def full(path: Path) -> object:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize(article.SIZE, Image.Resampling.BILINEAR))
+
+    def images_per_second(read: Callable[[Path], object]) -> float:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return len(files) / seconds(lambda: list(pool.map(read, files)))
+
+    rounds = in_turn(
+        repeats,
+        lambda: images_per_second(lambda path: decode(path, *article.SIZE, 3)),
+        lambda: images_per_second(full),
+    )
+    return compare("prepare ÷ Pillow's full decode, as many threads", rounds, "images/s", "≥ 1.6")
+
+
+def measure_batches(settings: config.Config, dataset: PreparedDataset, repeats: int) -> Row:
+    """Augmented batches without a model; the pipeline's start is not counted."""
+    generator = article.generator("training", len(dataset.classes))
+    ours = iter(
+        batches.training_batches(dataset, settings.augmentation, article.BATCH, 0, range(10**6))
+    )
+
+    def images_per_second(source: object, count: int) -> float:
+        images = 0
+
+        def draw() -> None:
+            nonlocal images
+            images = sum(len(batch[0]) for batch in islice(source, count))  # type: ignore[call-overload]
+
+        return 1 / (seconds(draw) / images)
+
+    rounds = in_turn(
+        repeats,
+        lambda: images_per_second(ours, 200),
+        lambda: images_per_second(generator, 5),
+    )
+    return compare("batches alone ÷ the article's generator", rounds, "images/s", "≥ 80")

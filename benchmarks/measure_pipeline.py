@@ -1,0 +1,67 @@
+"""Rows about whole commands: the train stage, a sweep, memory, and a repro with nothing to do."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+from comparison import Row, compare, in_turn, seconds
+from project import Project
+
+from image_classifier import phantoms
+
+
+def measure_train_stage(
+    project: Project, overrides: list[str], epoch_from_memory: float, repeats: int
+) -> Row:
+    """The train stage through DVC, 10 epochs of the article's CNN, start-up and all."""
+    project.configure(*overrides, "model=article", "training.epochs=10")
+    stage = ["dvc", "repro", "--single-item", "--force", "train"]
+    rounds = [
+        (seconds(lambda: project.run(*stage)), 10 * epoch_from_memory) for _ in range(repeats)
+    ]
+    project.configure(*overrides)
+    return compare("train stage of 10 epochs ÷ 10 epochs from memory", rounds, "s", "≤ 1.20")
+
+
+def measure_sweep(project: Project, overrides: list[str], repeats: int) -> Row:
+    """Eight jobs of compact in one process, against what `fit` itself took in them."""
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    seeds = ",".join(map(str, range(8)))
+    command = [sys.executable, "-m", "image_classifier.train", "--multirun", *overrides]
+    rounds = []
+    for _ in range(repeats):
+        wall = seconds(lambda: project.run(*command, "model=compact", f"training.seed={seeds}"))
+        jobs = client.search_runs(["1"], "tags.overrides LIKE '%seed%'", max_results=8)
+        rounds.append((wall, sum(job.data.metrics["fit_seconds"] for job in jobs)))
+    return compare("sweep of 8 compact jobs ÷ the sum of their fits", rounds, "s", "≤ 1.25")
+
+
+def measure_memory(work: Path, repeats: int) -> Row:
+    """Peak memory of prepare and train with 2,800 phantoms, against 280."""
+
+    def peak(name: str, train: int, test: int) -> Callable[[], float]:
+        phantoms.write_dataset(work / name, train, test, 0)
+        project = Project(
+            work / f"{name}-project", "dataset=folder", f"dataset.name={name}",
+            f"dataset.path={work / name}", "dataset.positive_class=COVID19", "training.epochs=2",
+        )  # fmt: skip
+        project.run("dvc", "repro", "split")
+
+        def measure() -> float:
+            return max(
+                project.peak_memory("dvc", "repro", "--single-item", "--force", stage)
+                for stage in ("prepare", "train")
+            )
+
+        return measure
+
+    rounds = in_turn(repeats, peak("many", 1000, 400), peak("few", 100, 40))
+    return compare("peak memory of prepare and train: 2,800 ÷ 280 images", rounds, "MiB", "≤ 1.15")
+
+
+def measure_nothing_to_do(project: Project, repeats: int) -> Row:
+    """`dvc repro` where nothing changed, against a second."""
+    project.run("dvc", "repro")
+    rounds = [(seconds(lambda: project.run("dvc", "repro")), 1.0) for _ in range(repeats)]
+    return compare("`dvc repro` with nothing to do ÷ one second", rounds, "s", "≤ 3")

@@ -1,0 +1,100 @@
+"""Rows about predictions over HTTP, against the same decode and predict in this process."""
+
+import base64
+import http.client
+import json
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from comparison import Row, compare, in_turn, seconds
+from project import Project
+
+from image_classifier.classifier import Classifier
+
+CLIENTS = 8
+
+
+@contextmanager
+def server(project: Project) -> Iterator[int]:
+    """Serve the trained version as the README says; yields the port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    run = project.read("build/train/run.json")
+    model = f"models:/{run['name']}/{run['version']}"
+    command = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", str(port)]
+    with (project.folder / "server.txt").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=project.folder, env=project.environment, stdout=log, stderr=log
+        )
+    try:
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port)
+                connection.request("GET", "/ping")
+                connection.getresponse().read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure_serving(project: Project, repeats: int) -> list[Row]:
+    """One client's median, eight clients' throughput, and the first request."""
+    folder = project.folder / "build"
+    contents = [path.read_bytes() for path in sorted((folder / "raw").rglob("*.*"))[-100:]]
+    bodies = [
+        json.dumps({"dataframe_records": [{"image": base64.b64encode(content).decode()}]})
+        for content in contents
+    ]
+    classifier = Classifier.load(folder / "train" / "model")
+
+    def predict(content: bytes) -> None:
+        pixels = classifier.decode(content)
+        classifier.answer(classifier.probabilities(pixels[None]))
+
+    def median_in_process() -> float:
+        return 1000 * statistics.median(seconds(lambda c=c: predict(c)) for c in contents)
+
+    def clients_in_process() -> float:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            return len(contents) / seconds(lambda: list(pool.map(predict, contents)))
+
+    with server(project) as port:
+
+        def post_all(some: list[str]) -> list[float]:
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            times = []
+            for body in some:
+                start = time.perf_counter()
+                connection.request(
+                    "POST", "/invocations", body, {"Content-Type": "application/json"}
+                )
+                answer = connection.getresponse()
+                answer.read()
+                times.append(1000 * (time.perf_counter() - start))
+                if answer.status != 200:
+                    raise RuntimeError(f"the server answered {answer.status}")
+            connection.close()
+            return times
+
+        def clients_over_http() -> float:
+            shares = [list(bodies[client::CLIENTS]) for client in range(CLIENTS)]
+            with ThreadPoolExecutor(CLIENTS) as pool:
+                return len(bodies) / seconds(lambda: list(pool.map(post_all, shares)))
+
+        first = post_all(bodies[:10])
+        single = in_turn(repeats, lambda: statistics.median(post_all(bodies)), median_in_process)
+        many = in_turn(repeats, clients_over_http, clients_in_process)
+    return [
+        compare("one HTTP prediction ÷ the same in this process", single, "ms", "≤ 1.5"),
+        compare("8 HTTP clients ÷ 8 threads in this process", many, "images/s", "≥ 0.8"),
+        compare("first HTTP prediction ÷ the tenth", [(first[0], first[9])], "ms", "about 1"),
+    ]
