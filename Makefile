@@ -4,7 +4,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install run test params ui clean
+.PHONY: help install run test bench params ui clean
+DATASET ?= data
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +30,9 @@ test: install ## lint, check types, and run the tests
 	ruff format --check .
 	mypy
 	pytest
+
+bench: install ## measure against the article's way, on DATASET=folder of images
+	python benchmarks/run.py "$(DATASET)"
 
 params: install ## write params.yaml from conf/
 	python -m image_classifier.config > params.yaml.new

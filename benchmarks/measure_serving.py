@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from comparison import Row, compare, in_turn, seconds
 from project import Project
@@ -61,7 +62,7 @@ def measure_serving(project: Project, repeats: int) -> list[Row]:
         classifier.answer(classifier.probabilities(pixels[None]))
 
     def median_in_process() -> float:
-        return 1000 * statistics.median(seconds(lambda c=c: predict(c)) for c in contents)
+        return 1000 * statistics.median(seconds(partial(predict, content)) for content in contents)
 
     def clients_in_process() -> float:
         with ThreadPoolExecutor(CLIENTS) as pool:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -50,20 +49,15 @@ class Project:
 
     def peak_memory(self, *command: str) -> float:
         """Run a command here; return the most memory it held at once, in MiB."""
-        with (self.folder / "output.txt").open("w") as output:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=output, stderr=output
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"{' '.join(command)} failed:\n{(self.folder / 'output.txt').read_text()}")
-        return _maximum(usage)
+        # a small process in between: a child begins with the peak of the process it is forked from
+        code = (
+            "import resource, subprocess, sys; "
+            "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        peak = int(self.run(sys.executable, "-c", code, *command))
+        return peak / (1024**2 if sys.platform == "darwin" else 1024)  # macOS counts bytes
 
     def read(self, name: str) -> Any:
         """Read a JSON file here."""
         return json.loads((self.folder / name).read_text())
-
-
-def _maximum(usage: resource.struct_rusage) -> float:
-    # Linux gives KiB, macOS bytes
-    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

@@ -59,7 +59,7 @@ def measure(folder: Path, work: Path, repeats: int) -> Iterator[Row]:
     yield measure_train_stage(project, overrides, epoch_from_memory, repeats)
     yield measure_time_to_accuracy(overrides, repeats)
     yield measure_sweep(project, overrides, repeats)
-    yield measure_memory(work, repeats)
+    yield from measure_memory(work)
 
 
 def main() -> None:

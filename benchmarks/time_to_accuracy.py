@@ -93,7 +93,7 @@ def run_compact(started: float, settings: config.Config) -> None:
             clock.append(Finish(started, accuracy))
         return clock[0]
 
-    training.BestCheckpoint = LookingCheckpoint  # type: ignore[misc]
+    training.BestCheckpoint = LookingCheckpoint  # type: ignore[attr-defined]
     training.train(settings, dataset, Path(tempfile.mkdtemp()), "time to accuracy", [])
 
 

@@ -6,6 +6,7 @@ loads the model.
 
 import base64
 import binascii
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas
+import pybase64
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Map
+from PIL import Image
 
 from image_classifier.classifier import Answer, Classifier
 from image_classifier.images import Pixels, UnreadableImage
@@ -37,13 +40,13 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
     """Decodes the images of a request side by side and classifies them in one call."""
 
     def load_context(self, context: Any) -> None:
-        """Load the classifier, and run it once so that the first request is not the slow one."""
+        """Load the classifier, and answer once so that the first request is not the slow one."""
         self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
-        settings = self.classifier.settings
-        self.classifier.probabilities(
-            np.zeros((1, settings.height, settings.width, settings.channels), np.uint8)
-        )
         self.pool = ThreadPoolExecutor()
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(picture, "JPEG")
+        text = base64.b64encode(picture.getvalue()).decode()
+        self.predict(context, pandas.DataFrame({"image": [text]}))
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: Any = None
@@ -55,14 +58,17 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         """
         if model_input.empty:
             return []
-        pixels = list(self.pool.map(self._decode, range(len(model_input)), model_input["image"]))
+        texts = model_input["image"]
+        # a single image is decoded at once: handing it to another thread would only cost time
+        run = map if len(texts) == 1 else self.pool.map
+        pixels = list(run(self._decode, range(len(texts)), texts))
         return self.classifier.answer(self.classifier.probabilities(np.stack(pixels)))
 
     def _decode(self, row: int, text: object) -> Pixels:
         try:
             if not isinstance(text, str):
                 raise UnreadableImage("not a string")
-            return self.classifier.decode(base64.b64decode(text, validate=True))
+            return self.classifier.decode(pybase64.b64decode(text, validate=True))
         except binascii.Error as error:
             reason = f"no base64 ({error})"
         except UnreadableImage as error:

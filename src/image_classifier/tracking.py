@@ -223,7 +223,7 @@ def register(
         # given, because MLflow takes seconds to infer them
         pip_requirements=[
             f"{name}=={importlib.metadata.version(name)}"
-            for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas")
+            for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64")
         ],
         registered_model_name=config.tracking.registered_model,
     )
