@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -119,3 +120,11 @@ def test_nothing_is_tuned_while_it_runs(dataset: PreparedDataset):
     """Autotuning makes the end of a training wait for its thread, for seconds."""
     data = batches.training_batches(dataset, ARTICLE, 8, 0, range(1))
     assert data.options().autotune.enabled is False
+
+
+def test_memory_does_not_grow_with_the_images(dataset: PreparedDataset):
+    """No mapping of the file outlives the batches that were read from it."""
+    epochs(dataset, 0, range(1))
+    list(batches.plain_batches(dataset, dataset.indices("test"), 2))
+    maps = Path("/proc/self/maps")  # Linux only
+    assert not maps.exists() or str(dataset.images_file) not in maps.read_text()

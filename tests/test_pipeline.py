@@ -202,6 +202,15 @@ def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(ch
     assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
 
 
+def test_a_size_that_was_prepared_before_is_not_decoded_again(changed: Project):
+    params = (changed.folder / "params.yaml").read_text()
+    (changed.folder / "params.yaml").write_text(params.replace("height: 48", "height: 40"))
+    assert "Running stage 'prepare'" in changed.run("dvc", "repro", "prepare")
+    (changed.folder / "params.yaml").write_text(params)
+    output = changed.run("dvc", "repro", "prepare")
+    assert "Stage 'prepare' is cached - skipping run" in output
+
+
 def test_experiments_leave_their_runs_in_the_one_store(changed: Project):
     small = [word for override in SHRUNK for word in ("-S", override)]
     rates = "optimizer.learning_rate=0.01,0.02"

@@ -34,7 +34,7 @@ def test_a_training_that_diverges_says_so(dataset: PreparedDataset, tmp_path: Pa
     settings = tiny()
     model = training.compiled_model(settings, dataset)
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
-    with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate=0.003"):
+    with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate=0.005"):
         training.fit(model, settings, dataset, tmp_path / "model.keras")
 
 

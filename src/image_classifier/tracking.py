@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+# logs epochs while the next one trains; MLflow's own queue waits up to a second when a run ends
+LOGGER = ThreadPoolExecutor(1)
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # run id of the sweep that a job belongs to
 
 
@@ -159,8 +162,7 @@ def log_epoch(epoch: int, metrics: Mapping[str, float]) -> Callable[[], None]:
     time = get_current_time_millis()
     batch = [Metric(name, float(value), time, epoch) for name, value in metrics.items()]
     run_id = mlflow.active_run().info.run_id
-    sent = mlflow.MlflowClient().log_batch(run_id, metrics=batch, synchronous=False)
-    return cast("Callable[[], None]", sent.wait)
+    return LOGGER.submit(mlflow.MlflowClient().log_batch, run_id, metrics=batch).result
 
 
 def log_metrics(metrics: Mapping[str, float], prefix: str = "", epoch: int = 0) -> None:
