@@ -69,9 +69,12 @@ def write(rows: Sequence[Row], images: str, folder: Path) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        values = [f"{row.first:.4g}", f"{row.second:.4g}", row.unit, f"{row.ratio:.2f}"]
-        if not math.isfinite(row.ratio):  # one side never got there
-            values[-1] = "not reached"
+        # one side may never have got there
+        values = [
+            f"{value:.4g}" if math.isfinite(value) else "not reached"
+            for value in (row.first, row.second)
+        ]
+        values += [row.unit, f"{row.ratio:.2f}"]
         lines.append("| " + " | ".join([row.what, *values, row.target]) + " |")
     text = "\n".join(lines) + "\n"
     (folder / "results.md").write_text(text)

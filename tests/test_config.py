@@ -55,7 +55,7 @@ def test_a_key_of_the_other_model_is_refused(values: dict):
         ("split", "validation_fraction", 1.0),
         ("evaluation", "threshold", 1.5),
         ("image", "channels", 4),
-        ("image", "height", 12),
+        ("image", "height", 7),
         ("model", "name", "compactt"),
         ("model", "filters", []),
     ],

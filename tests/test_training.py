@@ -93,4 +93,4 @@ print("epochs", len(history["loss"]), "loss falls", history["loss"][1] < history
     kept = tmp_path / "model.keras"
     output = project.run(sys.executable, "-c", code, str(kept), MLFLOW_TRACKING_URI=store)
     assert "epochs 2 loss falls True" in output
-    assert keras.models.load_model(kept).count_params() == 190_833
+    assert keras.models.load_model(kept).count_params() == 192_753
