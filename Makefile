@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install run test bench params ui clean
+.PHONY: help install run test bench reproduce params ui clean
 DATASET ?= data
 .DEFAULT_GOAL := help
 
@@ -33,6 +33,9 @@ test: install ## lint, check types, and run the tests
 
 bench: install ## measure against the article's way, on DATASET=folder of images
 	python benchmarks/run.py "$(DATASET)"
+
+reproduce: install ## repeat the MLflow run RUN=id, and compare weights and metrics
+	python -m image_classifier.reproduce "$(RUN)"
 
 params: install ## write params.yaml from conf/
 	python -m image_classifier.config > params.yaml.new

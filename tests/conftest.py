@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,7 +138,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     splits = ["train"] * 21 + ["validation"] * 5 + ["test"] * 4
     return PreparedDataset(
         rows=[
-            ImageRow(f"{i}.png", "a", name, "", "PNG", "RGB", 24, 20)
+            ImageRow(f"{i}.png", "a", name, str(i), "0" * 144, "", "", "PNG", "RGB", 24, 20, 1000)
             for i, name in enumerate(splits)
         ],
         images_file=file,
@@ -160,11 +163,29 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def server() -> Iterator[list[subprocess.Popen]]:
-    """A list for servers that a test starts; they are ended after it."""
-    processes: list[subprocess.Popen] = []
-    yield processes
-    for process in processes:
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server with a store of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=Project(folder).environment, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{uri}/health").close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.5)
+        yield uri
+    finally:
         process.terminate()
         process.wait(timeout=30)

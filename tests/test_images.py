@@ -43,7 +43,7 @@ def test_every_common_format_and_mode_decodes_alike(mode: str, format: str, chan
 def test_the_bytes_decide_not_the_name(tmp_path: Path):
     path = tmp_path / "really_png.jpg"
     path.write_bytes(encoded(gradient(), "PNG"))
-    assert inspect(path.read_bytes()).format == "PNG"
+    assert inspect(path.read_bytes())[0].format == "PNG"
     assert (decode(path, 20, 20, 3) == decode(path.read_bytes(), 20, 20, 3)).all()
 
 
@@ -87,5 +87,6 @@ def test_a_truncated_image_is_unreadable(format: str):
 
 
 def test_inspect_tells_the_real_format_mode_and_size():
-    facts = inspect(encoded(gradient(90, 120), "PNG"))
+    facts, small = inspect(encoded(gradient(90, 120), "PNG"))
+    assert small.shape == (120, 120, 1)
     assert (facts.format, facts.mode, facts.width, facts.height) == ("PNG", "L", 120, 90)

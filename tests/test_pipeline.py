@@ -44,7 +44,7 @@ def test_the_embedded_dataset_goes_through_every_stage(project: Project):
     metrics = project.read("build/evaluate/metrics.json")
     assert set(metrics) == {
         "accuracy", "loss", "sensitivity", "specificity", "precision", "f1", "roc_auc", "pr_auc",
-        "brier",
+        "brier", "calibration_error",
     }  # fmt: skip
     assert project.read("build/promote/decision.json")["champion"]
     with (project.folder / "build/evaluate/predictions.csv").open() as file:
@@ -65,6 +65,7 @@ def test_nothing_runs_again_when_nothing_changed(project: Project):
     [
         ("promotion.minimum_accuracy=0.1", "promote"),
         ("evaluation.threshold=0.4", "evaluate"),
+        ("+external.x.path=x", "external"),
         ("optimizer.learning_rate=0.01", "train"),
         ("augmentation=none", "train"),
         ("image.height=40", "prepare"),
@@ -113,7 +114,10 @@ def test_the_run_has_its_pictures_and_tables(project: Project):
     assert artifacts_of(project) >= {
         "training/learning_curves.png", "training/history.csv", "training/model_summary.txt",
         "data/picture_grid.png", "data/manifest.csv", "data/left_out.csv", "data/fetch.json",
+        "data/copies.csv", "config/params.yaml", "promotion/decision.json",
         "evaluation/confusion_matrix.png", "evaluation/roc.png", "evaluation/predictions.csv",
+        "evaluation/precision_recall.png", "evaluation/calibration.png",
+        "evaluation/explanations.png", "evaluation/report.json", "evaluation/model_card.md",
     }  # fmt: skip
 
 
@@ -122,8 +126,38 @@ def test_the_version_is_registered_with_its_figures(project: Project):
     version = client.get_model_version_by_alias("synthetic-xray-classifier", "champion")
     metrics = project.read("build/evaluate/metrics.json")
     assert float(version.tags["test_accuracy"]) == pytest.approx(metrics["accuracy"], rel=1e-4)
-    assert float(version.tags["threshold"]) == 0.5
+    report = project.read("build/evaluate/report.json")
+    assert float(version.tags["threshold"]) == pytest.approx(report["threshold"], rel=1e-5)
     assert "validation_accuracy" in version.tags
+
+
+def test_every_figure_has_an_interval_around_it(project: Project):
+    report = project.read("build/evaluate/report.json")
+    metrics = project.read("build/evaluate/metrics.json")
+    for name, entry in report["test"].items():
+        assert entry["value"] == metrics[name]
+        assert entry["low"] <= entry["high"]
+    accuracy = report["test"]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+
+
+def test_the_model_card_is_the_versions_description_and_says_synthetic_first(project: Project):
+    client = mlflow.MlflowClient(project.store)
+    version = client.get_model_version_by_alias("synthetic-xray-classifier", "champion")
+    card = (project.folder / "build/evaluate/model_card.md").read_text()
+    assert version.description == card
+    assert "Synthetic" in card.splitlines()[0]
+    assert len(card) < 5000  # what a registry on PostgreSQL takes
+    for part in ("Test figures", "95%", "Copies", "metadata", "border", "External sets", "medical"):
+        assert part in card
+
+
+def test_the_embedded_dataset_has_no_copies_and_no_shortcut(project: Project):
+    report = project.read("build/evaluate/report.json")
+    assert report["copies"]["exact_pairs"] == report["copies"]["near_pairs"] == 0
+    assert report["shortcuts"] == []
+    for probe in report["probes"]:
+        assert probe["low"] <= probe["chance"]
 
 
 def test_the_model_has_signature_example_and_pinned_requirements_and_no_pickle(project: Project):
@@ -190,14 +224,16 @@ def changed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Proje
 def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(changed: Project):
     before = changed.read("build/evaluate/evaluated.json")
     params = (changed.folder / "params.yaml").read_text()
-    (changed.folder / "params.yaml").write_text(params.replace("threshold: 0.5", "threshold: 1.0"))
+    (changed.folder / "params.yaml").write_text(
+        params.replace("threshold: youden", "threshold: 1.0")
+    )
     output = changed.run("dvc", "repro")
     assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]
     after = changed.read("build/evaluate/evaluated.json")
     assert int(after["version"]) > int(before["version"])
     client = mlflow.MlflowClient(changed.store)
     versions = [client.get_model_version(after["name"], v["version"]) for v in (before, after)]
-    assert [version.tags["threshold"] for version in versions] == ["0.5", "1"]
+    assert [version.tags["threshold"] for version in versions][1] == "1"
     assert len({version.run_id for version in versions}) == 1
     assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
 

@@ -1,107 +1,184 @@
-"""The gate, against a real registry."""
+"""The gate, with real models, against a real MLflow server."""
 
 import json
 from pathlib import Path
 
+import keras
 import mlflow
+import numpy as np
 import pytest
+from PIL import Image
 
-from image_classifier import config, paths
-from image_classifier.promote import promote
+from image_classifier import classifier, config, paths, tracking
+from image_classifier.dataset import (
+    ImageRow,
+    PreparedDataset,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
+from image_classifier.errors import InputError
+from image_classifier.promote import promote, rollback
 
-NAME = "synthetic-xray-classifier"
+BRIGHTNESS = {"NORMAL": range(4, 124, 3), "COVID19": range(132, 252, 3)}
 
 
 @pytest.fixture
-def registry(empty_project: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
-    uri = f"sqlite:///{empty_project / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    client = mlflow.MlflowClient(uri)
-    client.create_registered_model(NAME)
-    return client
+def registry(
+    empty_project: Path, monkeypatch: pytest.MonkeyPatch, tracking_server: str
+) -> mlflow.MlflowClient:
+    """Eighty test images of one brightness each: only the bright ones are positive."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_server)
+    rows = []
+    for label, values in BRIGHTNESS.items():
+        for value in values:
+            path = Path(label) / f"{value}.png"
+            (paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (value,) * 3).save(paths.RAW / path)
+            rows.append(row(str(path), label, "test"))
+    rows.append(row("NORMAL/4.png", "NORMAL", "validation"))
+    write_manifest(rows)
+    return mlflow.MlflowClient(tracking_server)
 
 
-def evaluated(
-    client: mlflow.MlflowClient, accuracy: float, rows: str = "same", **tags: float
-) -> str:
-    """Register a version with test figures, as evaluate leaves it."""
-    figures = {"test_accuracy": accuracy, "test_sensitivity": accuracy} | tags
-    version = client.create_model_version(
-        NAME, "file:///nowhere", tags={k: str(v) for k, v in figures.items()} | {"test_rows": rows}
+def row(path: str, label: str, split: str) -> ImageRow:
+    return ImageRow(path, label, split, path, "0" * 144, "", "", "PNG", "RGB", 8, 8, 100)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A registered model for each test: they share the server."""
+    return f"gate-{abs(hash(request.node.name))}"
+
+
+def settings(name: str, *overrides: str) -> config.Config:
+    return config.from_hydra(config.compose([f"tracking.registered_model={name}", *overrides]))
+
+
+def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
+    """Register a model that calls images brighter than `limit` positive, as evaluate leaves it."""
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+    model.layers[-1].set_weights([np.full((3, 1), 30.0), np.array([-90.0 * limit])])
+    folder = Path("model")
+    chosen = classifier.Settings(["NORMAL", "COVID19"], 0.5, 1.0, 8, 8, 3, "")
+    classifier.write_settings(folder, chosen)
+    model.save(folder / classifier.WEIGHTS)
+    rows = read_manifest()
+    dataset = PreparedDataset(
+        rows, Path(), np.array([]), chosen.classes, manifest_digest(), {"source": "test"}
     )
+    bright = [int(Path(r.path).stem) / 255 > limit for r in rows if r.split == "test"]
+    labels = [r.label == "COVID19" for r in rows if r.split == "test"]
+    right = np.equal(bright, labels)
+    with tracking.training_run(settings(name), dataset, name):
+        version = tracking.register(settings(name), dataset, folder, {})
+        figures = {
+            "test_accuracy": right.mean(),
+            "test_sensitivity": np.array(bright)[labels].mean(),
+        }
+        tracking.log_evaluation(version, figures, {})
+    record = {
+        "name": name, "version": version.version,
+        "manifest_digest": manifest_digest(), "shortcuts": list(shortcuts),
+    }  # fmt: skip
     paths.EVALUATE.mkdir(parents=True, exist_ok=True)
-    paths.EVALUATED.write_text(
-        json.dumps({"name": NAME, "version": version.version, "test_rows": rows})
-    )
-    return str(version.version)
+    paths.EVALUATED.write_text(json.dumps(record))
+    return version.version
 
 
-def decide(*overrides: str) -> dict:
-    promote(config.from_hydra(config.compose(overrides)))
+def decide(name: str, *overrides: str) -> dict:
+    promote(settings(name, *overrides))
     return json.loads(paths.DECISION.read_text())
 
 
-def champion(client: mlflow.MlflowClient) -> str:
-    return str(client.get_model_version_by_alias(NAME, "champion").version)
+def champion(registry: mlflow.MlflowClient, name: str) -> str:
+    return str(registry.get_model_version_by_alias(name, "champion").version)
 
 
-def test_the_first_version_needs_the_floors_alone(registry: mlflow.MlflowClient):
-    version = evaluated(registry, 0.9)
-    assert decide()["champion"]
-    assert champion(registry) == version
-
-
-@pytest.mark.parametrize(
-    ("tags", "reason"),
-    [
-        ({"accuracy": 0.84}, "test_accuracy 0.8400 is below the floor of 0.85"),
-        ({"accuracy": 0.9, "test_sensitivity": 0.7}, "test_sensitivity 0.7000 is below the floor"),
-    ],
-)
-def test_a_version_below_a_floor_is_refused_with_the_reason(
-    registry: mlflow.MlflowClient, tags: dict, reason: str
+def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_restores(
+    registry: mlflow.MlflowClient, name: str
 ):
-    evaluated(registry, **tags)
-    decision = decide()
+    first = evaluated(name, 0.6)  # calls the least bright of the positive images negative
+    assert decide(name)["champion"]
+    assert champion(registry, name) == first
+
+    assert decide(name)["champion"]  # again
+    assert champion(registry, name) == first
+    assert registry.get_model_version(name, first).tags["champion_before"] == ""
+
+    worse = evaluated(name, 0.62)
+    decision = decide(name)
+    assert "does not lie above 0" in decision["reasons"][0]
+    assert decision["comparison"]["challenger"] < decision["comparison"]["champion"]
+    assert champion(registry, name) == first
+    challenger = registry.get_model_version_by_alias(name, "challenger")
+    assert str(challenger.version) == worse
+
+    evaluated(name, 0.6)  # the same model once more
+    assert decide(name)["comparison"]["difference_high"] == 0
+    assert champion(registry, name) == first
+
+    better = evaluated(name, 0.5)
+    decision = decide(name)
+    assert decision["champion"]
+    assert 0 < decision["comparison"]["difference_low"] < 0.175
+    assert champion(registry, name) == better
+    assert "challenger" not in registry.get_registered_model(name).aliases
+
+    rollback(settings(name))
+    assert champion(registry, name) == first
+    assert "rolled back" in decide(name)["reasons"][0]  # a repeat does not bring it back
+    assert champion(registry, name) == first
+    with pytest.raises(InputError, match="none before it"):
+        rollback(settings(name))
+
+
+def test_floors_come_first_sensitivity_before_accuracy(registry: mlflow.MlflowClient, name: str):
+    evaluated(name, 0.8)
+    decision = decide(name)
     assert not decision["champion"]
-    assert reason in decision["reasons"][0]
+    assert [reason.split()[0] for reason in decision["reasons"]] == [
+        "test_sensitivity",
+        "test_accuracy",
+    ]
     with pytest.raises(mlflow.MlflowException):
-        champion(registry)
+        champion(registry, name)
 
 
-def test_a_better_version_takes_over_and_a_worse_or_equal_one_does_not(
-    registry: mlflow.MlflowClient,
+def test_a_suspected_shortcut_is_refused_unless_accepted_by_name(
+    registry: mlflow.MlflowClient, name: str
 ):
-    first = evaluated(registry, 0.9)
-    decide()
-    for accuracy in (0.88, 0.9):
-        worse = evaluated(registry, accuracy)
-        decision = decide()
-        assert "does not beat" in decision["reasons"][0]
-        assert champion(registry) == first
-        challenger = registry.get_model_version_by_alias(NAME, "challenger")
-        assert str(challenger.version) == str(worse)
-    better = evaluated(registry, 0.91)
-    assert decide()["champion"]
-    assert champion(registry) == better
-    assert "challenger" not in registry.get_registered_model(NAME).aliases
+    version = evaluated(name, 0.5, shortcuts=("metadata", "border"))
+    assert len(decide(name)["reasons"]) == 2
+    only = decide(name, "promotion.accept_shortcuts=[metadata]")["reasons"]
+    assert len(only) == 1
+    assert only[0].startswith("the border probe")
+    assert decide(name, "promotion.accept_shortcuts=[metadata,border]")["champion"]
+    assert champion(registry, name) == version
 
 
-def test_promoting_the_champion_again_changes_nothing(registry: mlflow.MlflowClient):
-    version = evaluated(registry, 0.9)
-    assert decide() == decide() | {"champion_before": None}
-    assert champion(registry) == version
+def test_versions_of_other_data_do_not_compare(registry: mlflow.MlflowClient, name: str):
+    first = evaluated(name, 0.6)
+    decide(name)
+    write_manifest(read_manifest()[1:])
+    evaluated(name, 0.5)
+    assert "trained on other data" in decide(name)["reasons"][0]
+    assert champion(registry, name) == first
 
 
-def test_versions_measured_on_other_test_images_do_not_compare(registry: mlflow.MlflowClient):
-    first = evaluated(registry, 0.9, rows="these")
-    decide()
-    evaluated(registry, 0.99, rows="those")
-    assert "other test images" in decide()["reasons"][0]
-    assert champion(registry) == first
+def test_an_evaluation_of_an_older_manifest_is_refused(registry: mlflow.MlflowClient, name: str):
+    evaluated(name, 0.5)
+    write_manifest(read_manifest()[1:])
+    with pytest.raises(InputError, match="changed since evaluate"):
+        decide(name)
 
 
-def test_the_decision_is_a_tag_of_the_version(registry: mlflow.MlflowClient):
-    version = evaluated(registry, 0.5)
-    decide()
-    assert "below the floor" in registry.get_model_version(NAME, version).tags["promotion"]
+def test_the_decision_is_a_tag_and_a_file_of_the_run(registry: mlflow.MlflowClient, name: str):
+    version = registry.get_model_version(name, evaluated(name, 0.8))
+    decide(name)
+    assert "below the floor" in registry.get_model_version(name, version.version).tags["promotion"]
+    assert "below the floor" in registry.get_run(version.run_id).data.tags["promotion"]
+    files = [file.path for file in registry.list_artifacts(version.run_id, "promotion")]
+    assert files == ["promotion/decision.json"]

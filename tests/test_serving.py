@@ -84,9 +84,25 @@ def test_http_command_line_and_keras_agree(project: Project, url: str, pictures:
     direct = model.predict(pixels, verbose=0)[:, 0]
     assert served == pytest.approx(direct, abs=1e-5)
     assert printed == pytest.approx(direct, abs=1e-5)
+    threshold = project.read("build/evaluate/report.json")["threshold"]
     for prediction, probability in zip(answer["predictions"], direct, strict=True):
-        assert prediction["label"] == ("COVID19" if probability >= 0.5 else "NORMAL")
-        assert prediction["probability"] == max(prediction["probabilities"].values())
+        assert prediction["label"] == ("COVID19" if probability >= threshold else "NORMAL")
+        assert prediction["probability"] == prediction["probabilities"][prediction["label"]]
+
+
+def test_a_request_can_have_its_own_threshold(project: Project, url: str, pictures: list[Path]):
+    body = one(pictures[0].read_bytes())
+    for threshold, label in ((0.0, "COVID19"), (1.0, "NORMAL")):
+        status, answer = post(url, body | {"params": {"threshold": threshold}})
+        assert (status, answer["predictions"][0]["label"]) == (200, label)
+        picture = str(pictures[0])
+        output = project.module("predict", picture, "--csv", "--threshold", str(threshold))
+        assert f"{picture},{label}," in output
+    for wrong in (2, -1, "x"):
+        status, answer = post(url, body | {"params": {"threshold": wrong}})
+        assert status == 400
+        assert "threshold" in answer["message"]
+    assert post(url, body)[0] == 200
 
 
 def test_every_input_form_of_the_scoring_server_works(url: str, pictures: list[Path]):

@@ -1,5 +1,6 @@
 import csv
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def settings(*overrides: str) -> config.Config:
 
 def fill(folder: Path, number: int) -> None:
     folder.mkdir(parents=True)
-    generator = np.random.default_rng(len(str(folder)))
+    generator = np.random.default_rng(zlib.crc32(str(folder).encode()))
     for index in range(number):
         pixels = generator.integers(0, 255, (12, 12), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:03}.png")
@@ -127,3 +128,105 @@ def test_the_manifest_tells_what_each_file_really_is(given_split: Path):
     row = next(row for row in read_manifest() if row.path == "train/NORMAL/a.jpg")
     assert (row.format, row.mode, row.width, row.height) == ("PNG", "RGB", 30, 20)
     assert len(row.sha256) == 64
+
+
+def shapes(seed: int) -> Image.Image:
+    """A picture with large and small detail, as photographs have."""
+    generator = np.random.default_rng(seed)
+    total = np.zeros((160, 192))
+    for side in (4, 8, 16, 32):
+        detail = generator.integers(0, 60, (side, side), dtype=np.uint8)
+        total += np.asarray(Image.fromarray(detail).resize((192, 160), Image.Resampling.BICUBIC))
+    return Image.fromarray(total.astype(np.uint8))
+
+
+def save(path: str, image: Image.Image, **options: int) -> None:
+    target = paths.RAW / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image.save(target, **options)
+
+
+@pytest.fixture
+def leaky(empty_project: Path) -> Path:
+    """Pictures with copies and patients on both sides of the given split."""
+    for index in range(40):
+        label = "COVID19" if index % 2 else "NORMAL"
+        save(f"train/{label}/p{index}-1.png", shapes(index))
+    for index in range(40, 60):
+        label = "COVID19" if index % 2 else "NORMAL"
+        save(f"test/{label}/p{index}-1.png", shapes(index))
+    for index in range(5):
+        label = "COVID19" if index % 2 else "NORMAL"
+        save(f"test/{label}/exact{index}.png", shapes(index))
+        other = shapes(10 + index)
+        save(f"test/{label}/near{index}.jpg", other.resize((96, 80)), quality=60)
+    save("test/COVID19/p3-2.png", shapes(100))  # patients 3 and 4 are in train
+    save("test/NORMAL/p4-2.png", shapes(101))
+    return empty_project
+
+
+PATIENT = r"dataset.group_pattern='^p(\d+)-'"
+
+
+def left_out() -> dict[str, str]:
+    with paths.LEFT_OUT.open(newline="") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_leaking_copies_and_patients_are_found_named_and_dropped_from_test(
+    leaky: Path, capsys: pytest.CaptureFixture
+):
+    split(settings(PATIENT))
+    dropped = left_out()
+    for index in range(5):
+        label = "COVID19" if index % 2 else "NORMAL"
+        exact, near = f"test/{label}/exact{index}.png", f"test/{label}/near{index}.jpg"
+        assert dropped[exact] == (f"leaks: exact copy (distance 0), train/{label}/p{index}-1.png")
+        assert dropped[near].startswith("leaks: near copy")
+        assert dropped[near].endswith(f"train/{label}/p{10 + index}-1.png")
+    assert dropped["test/COVID19/p3-2.png"] == "leaks: same group, train/COVID19/p3-1.png"
+    assert len(dropped) == 12
+    assert not {row.path for row in read_manifest()} & set(dropped)
+    output = capsys.readouterr().out
+    assert all(path in output for path in dropped)
+    record = json.loads(paths.SPLIT.read_text())["copies"]
+    assert set(record["leaking_dropped"]) == set(dropped)
+    assert (record["exact_pairs"], record["near_pairs"]) == (5, 5)
+    with paths.COPIES.open(newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert sum(pair["leaks"] == "yes" for pair in pairs) == 12
+
+
+def test_leaks_can_stop_the_run(leaky: Path):
+    with pytest.raises(InputError, match=r"(?s)12 images are in two splits.*exact0\.png"):
+        split(settings(PATIENT, "split.leaks=stop"))
+
+
+def test_the_same_image_in_two_classes_stops_with_both_names(leaky: Path):
+    save("train/NORMAL/wrong.jpg", shapes(1), quality=70)  # shapes(1) is COVID19
+    with pytest.raises(
+        InputError, match=r"(?s)two classes.*train/COVID19/p1-1\.png and train/NORMAL/wrong\.jpg"
+    ):
+        split(settings())
+
+
+def test_a_drawn_split_keeps_copies_and_groups_together(empty_project: Path):
+    for index in range(30):
+        label = "cat" if index % 2 else "dog"
+        save(f"{label}/a{index}-1.png", shapes(index))
+        save(f"{label}/a{index}-2.png", shapes(1000 + index))  # the same animal
+        save(f"{label}/copy{index}.jpg", shapes(index).resize((120, 100)), quality=80)
+    split(settings("dataset.positive_class=cat", r"dataset.group_pattern='^a(\d+)-'"))
+    where: dict[str, set[str]] = {}
+    for row in read_manifest():
+        animal = Path(row.path).stem.split("-")[0].removeprefix("copy").removeprefix("a")
+        where.setdefault(animal, set()).add(row.split)
+    assert len(where) == 30
+    assert all(len(splits) == 1 for splits in where.values())
+    assert counts()["test", "cat"] + counts()["test", "dog"] == 18
+    assert {row.group for row in read_manifest()} == {str(i) for i in range(30)} | {""}
+
+
+def test_sources_come_from_the_path(flat: Path):
+    split(settings("dataset.positive_class=null", "dataset.source_pattern='^[a-z]+'"))
+    assert {row.source for row in read_manifest()} == {"cat", "dog", "eel"}

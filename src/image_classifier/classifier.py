@@ -7,21 +7,25 @@ stores, and what evaluation, prediction and serving load.
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 import tensorflow as tf
 
 from image_classifier import images
-from image_classifier.images import Pixels
+from image_classifier.images import Pixels, UnreadableImage
 
 WEIGHTS = "model.keras"
 SETTINGS = "classifier.json"
 BATCH = 32
+CHUNK = 256  # files decoded before they are classified: bounds the memory
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -42,6 +46,7 @@ class Settings:
         classes: Names in the order of the model's outputs; of two, the second is positive.
         threshold: Probability of the positive class from which it is the answer, 0 to 1; not
             used with more than two classes.
+        temperature: What logits are divided by, above 0; 1 leaves the probabilities as they are.
         height: Rows of the images the model takes.
         width: Columns of them.
         channels: 3 for RGB, 1 for grey.
@@ -50,6 +55,7 @@ class Settings:
 
     classes: list[str]
     threshold: float
+    temperature: float
     height: int
     width: int
     channels: int
@@ -66,6 +72,7 @@ class Classifier:
 
     def __init__(self, model: keras.Model, settings: Settings) -> None:
         """Take a Keras model of uint8 images and the settings that belong to it."""
+        self.model = model
         self.settings = settings
         shape = (None, settings.height, settings.width, settings.channels)
         # one graph for every batch size; safe to call from several threads, as predict() is not
@@ -77,7 +84,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: Path) -> "Classifier":
         """Load from a folder; warns where this version of the package decodes otherwise."""
-        settings = Settings(**json.loads((folder / SETTINGS).read_text()))
+        settings = read_settings(folder)
         if settings.decoder != decoder_digest():
             logging.getLogger(__name__).warning(
                 "%s was trained with another version of the image decoder: pixels may differ.",
@@ -105,21 +112,47 @@ class Classifier:
             for start in range(0, len(pixels), BATCH)
         ]
         outputs = np.concatenate(parts)
-        return outputs if outputs.shape[1] > 1 else np.hstack([1 - outputs, outputs])
+        if outputs.shape[1] == 1:
+            outputs = np.hstack([1 - outputs, outputs])
+        return scaled(outputs, self.settings.temperature)
 
-    def decide(self, probabilities: Probabilities) -> npt.NDArray[np.int64]:
+    def probabilities_of_files(
+        self, files: Sequence[Path]
+    ) -> Iterator[tuple[Path, "Probabilities | UnreadableImage"]]:
+        """Yield each file, in order, with its row of `probabilities`, or why it has none."""
+
+        def decode(path: Path) -> Pixels | UnreadableImage:
+            try:
+                return self.decode(path)
+            except UnreadableImage as error:
+                return error
+
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(files), CHUNK):
+                chunk = files[start : start + CHUNK]
+                decoded = list(pool.map(decode, chunk))
+                pixels = [item for item in decoded if isinstance(item, np.ndarray)]
+                rows = iter(list(self.probabilities(np.stack(pixels))) if pixels else [])
+                for path, item in zip(chunk, decoded, strict=True):
+                    yield path, item if isinstance(item, UnreadableImage) else next(rows)
+
+    def decide(
+        self, probabilities: Probabilities, threshold: float | None = None
+    ) -> npt.NDArray[np.int64]:
         """Return the class index, int64 of shape (images,), for rows of `probabilities`.
 
-        Of two classes the threshold decides, of more the highest probability.
+        Of two classes the threshold decides, the model's own or the one given; of more the
+        highest probability.
         """
         if probabilities.shape[1] == 2:
-            return (probabilities[:, 1] >= self.settings.threshold).astype(np.int64)
+            limit = self.settings.threshold if threshold is None else threshold
+            return (probabilities[:, 1] >= limit).astype(np.int64)
         chosen: npt.NDArray[np.int64] = np.argmax(probabilities, axis=1)
         return chosen
 
-    def answer(self, probabilities: Probabilities) -> list[Answer]:
+    def answer(self, probabilities: Probabilities, threshold: float | None = None) -> list[Answer]:
         """Return label and probabilities for rows of `probabilities`, ready for JSON."""
-        chosen = self.decide(probabilities)
+        chosen = self.decide(probabilities, threshold)
         return [
             Answer(
                 label=self.settings.classes[choice],
@@ -136,7 +169,31 @@ def write_settings(folder: Path, settings: Settings) -> None:
     (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
-def change_threshold(folder: Path, threshold: float) -> None:
-    """Give the classifier in a folder another threshold, 0 to 1."""
-    settings = Settings(**json.loads((folder / SETTINGS).read_text()))
-    write_settings(folder, replace(settings, threshold=threshold))
+def read_settings(folder: Path) -> Settings:
+    """Read the settings beside the weights."""
+    return Settings(**json.loads((folder / SETTINGS).read_text()))
+
+
+def weights_digest(model: keras.Model) -> str:
+    """Return a SHA-256 over a model's weights: equal where they are equal to the last bit."""
+    digest = hashlib.sha256()
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    return digest.hexdigest()
+
+
+def scaled(probabilities: Probabilities, temperature: float) -> Probabilities:
+    """Return the probabilities whose logits are divided by a temperature.
+
+    Args:
+        probabilities: float array of shape (images, classes), rows adding up to 1.
+        temperature: Above 1 makes them less sure, below 1 surer.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2. A softmax
+    takes logarithms of probabilities for logits.
+    """
+    if temperature == 1:
+        return probabilities
+    smallest = np.finfo(np.float32).tiny
+    logits = np.log(probabilities.clip(smallest)) / temperature
+    return np.asarray(scipy.special.softmax(logits, axis=1), np.float32)

@@ -16,7 +16,14 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from image_classifier.errors import InputError
 
@@ -29,6 +36,17 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class Section(BaseModel):
@@ -47,6 +65,8 @@ class Dataset(Section):
     subfolder: str | None
     depends_on: str | None
     positive_class: str | None
+    group_pattern: Pattern | None
+    source_pattern: Pattern | None
     note: str | None
     expected_counts: dict[Literal["train", "test"], Annotated[int, Field(gt=0)]] | None
     timeout_seconds: Annotated[float, Field(gt=0)]
@@ -66,6 +86,24 @@ class Split(Section):
     validation_fraction: Fraction
     test_fraction: Fraction
     seed: Seed
+    leaks: Literal["drop", "stop"]
+    copy_distance: Annotated[int, Field(ge=0, le=288)]
+
+
+class ExternalSet(Section):
+    """A set of images to measure on and never to train on; see `Dataset` for the keys."""
+
+    path: str | None = None
+    url: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+    timeout_seconds: Annotated[float, Field(gt=0)] = 3600
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ExternalSet":
+        if (self.path is None) == (self.url is None):
+            raise ValueError("an external set needs either path (a folder) or url (a repository)")
+        return self
 
 
 class Image(Section):
@@ -86,6 +124,13 @@ class Augmentation(Section):
 
     zoom: Annotated[float, Field(ge=0, lt=1)]
     horizontal_flip: bool
+    crop: Annotated[float, Field(ge=0, lt=1)]
+    aspect: Annotated[float, Field(ge=0, lt=1)]
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    gamma: Annotated[float, Field(ge=0, lt=1)]
+    equalize: Probability
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    grey: Probability
 
 
 Filters = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
@@ -143,16 +188,20 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """How probabilities become answers."""
+    """How probabilities become answers, and when a shortcut is suspected."""
 
-    threshold: Probability
+    threshold: Probability | Literal["youden", "sensitivity"]
+    target_sensitivity: Probability
+    calibration: Literal["none", "temperature"]
+    shortcut_share: Fraction
 
 
 class Promotion(Section):
     """What a version must reach on the test images to become champion."""
 
-    minimum_accuracy: Probability
     minimum_sensitivity: Probability
+    minimum_accuracy: Probability
+    accept_shortcuts: list[Literal["metadata", "border"]]
 
 
 class Tracking(Section):
@@ -166,6 +215,7 @@ class Config(Section):
     """All settings of the pipeline."""
 
     dataset: Dataset
+    external: dict[Name, ExternalSet]
     split: Split
     image: Image
     augmentation: Augmentation

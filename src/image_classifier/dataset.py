@@ -37,16 +37,24 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One row of the manifest."""
+    """One row of the manifest.
+
+    `group` and `source` are what the dataset's patterns found in the path, or empty; `bytes` is
+    the file's size.
+    """
 
     path: str
     label: str
     split: SplitName
     sha256: str
+    perceptual_hash: str
+    group: str
+    source: str
     format: str
     mode: str
     width: int
     height: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -79,19 +87,24 @@ class PreparedDataset:
         mapped: Pixels = np.load(self.images_file, mmap_mode="r")
         return mapped
 
+    @property
+    def groups(self) -> list[str]:
+        """For each row the group that it is drawn with: its own, or its content's."""
+        return [row.group or row.sha256 for row in self.rows]
+
     def indices(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the row numbers of one split, int64, in the manifest's order."""
         return np.flatnonzero([row.split == split for row in self.rows])
 
 
-def find_images(folder: Path) -> list[FoundImage]:
+def find_images(folder: Path, minimum_classes: int = 2) -> list[FoundImage]:
     """List the files in the class folders below `folder`, in a stable order.
 
     `folder` holds either class folders, or `train/` and `test/` (and perhaps `val/`) with the
     class folders in them. Hidden files, and links that lead out of `folder`, are passed over.
 
     Raises:
-        InputError: there are fewer than two classes, or classes of `test/` that `train/` lacks.
+        InputError: there are fewer classes, or classes of `test/` that `train/` lacks.
     """
     top = _folders(folder)
     given = {
@@ -111,10 +124,11 @@ def find_images(folder: Path) -> list[FoundImage]:
             for path in _files(class_folder, folder)
         ]
     classes = {image.label for image in found if image.split in (None, "train")}
-    if len(classes) < 2:
+    if len(classes) < minimum_classes:
         names = ", ".join(path.name for path in top) or "no folders"
+        many = "each of two or more classes" if minimum_classes > 1 else "each class"
         raise InputError(
-            f"{folder}: expected a folder of images for each of two or more classes, or train/ "
+            f"{folder}: expected a folder of images for {many}, or train/ "
             f"and test/ with such folders in them; found {names}. If the class folders lie "
             f"deeper, name their parent in dataset.path or dataset.subfolder."
         )
@@ -156,7 +170,7 @@ def read_manifest() -> list[ImageRow]:
         raise InputError(f"{paths.MANIFEST} not found: run `dvc repro split`.")
     with paths.MANIFEST.open(newline="") as file:
         return [
-            ImageRow(**{**row, "width": int(row["width"]), "height": int(row["height"])})  # type: ignore[arg-type]
+            ImageRow(**{**row, **{name: int(row[name]) for name in ("width", "height", "bytes")}})  # type: ignore[arg-type]
             for row in csv.DictReader(file)
         ]
 

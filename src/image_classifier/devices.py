@@ -1,5 +1,7 @@
 """What a training computes on: processors, precision, and copies of the model side by side."""
 
+import os
+
 import joblib
 import keras
 import tensorflow as tf
@@ -11,6 +13,15 @@ from image_classifier.errors import InputError
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return int(joblib.cpu_count())
+
+
+def threads() -> int:
+    """Return the number of threads that share one operation of TensorFlow.
+
+    TF_NUM_INTRAOP_THREADS sets it; else there is one for each core. Weights repeat to the last
+    bit only with as many.
+    """
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
 
 
 def describe() -> str:

@@ -1,9 +1,10 @@
-"""evaluate: measures the best checkpoint on the test images.
+"""evaluate: measures the best checkpoint on the test images, and how far to believe that.
 
-Takes the trained classifier, the prepared test images and the decision threshold. Gives metrics,
-predictions, a confusion matrix and ROC curves, and logs them to the training's MLflow run. A
-registered version never changes: where the threshold is another than the one it was registered
-with, the same weights are registered again.
+Takes the trained classifier, the prepared images, the external sets, and how to decide. Gives
+metrics with intervals, predictions, figures, probes for shortcuts, external results, explained
+examples, and a model card; all of it into the training's MLflow run. A registered version never
+changes: where another threshold or temperature comes out than it was registered with, the same
+weights are registered again.
 """
 
 import csv
@@ -11,68 +12,181 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+import numpy as np
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
-from image_classifier import paths, plots
+from image_classifier import external_sets, metrics, model_card, paths, plots, probes
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config
-from image_classifier.dataset import ImageRow, load_prepared
+from image_classifier.dataset import ImageRow, PreparedDataset, load_prepared
 from image_classifier.errors import InputError
-from image_classifier.metrics import Measured, measure
+from image_classifier.metrics import Floats, Integers, Measured
+
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier
+
+FIGURES = [
+    paths.CONFUSION, paths.ROC, paths.PRECISION_RECALL, paths.CALIBRATION, paths.EXPLANATIONS,
+]  # fmt: skip
+EXPLAINED = 4  # surest hits, and as many of the worst errors
 
 
 def evaluate(config: Config) -> None:
-    """Measure build/train on the test images, and log that.
+    """Measure build/train on the test images and the external sets, and log that.
 
     Raises:
         InputError: a stage has not run, or the MLflow store lacks the run.
     """
     dataset = load_prepared(config)
+    external_sets.check(config)
     run_file = paths.TRAIN / paths.RUN
     if not run_file.is_file():
         raise InputError(f"{run_file} not found: run `dvc repro train`.")
     run = json.loads(run_file.read_text())
 
     # TensorFlow and MLflow take seconds to import: bad input does without
-    from image_classifier import tracking
-    from image_classifier.classifier import Classifier, change_threshold
+    from image_classifier import decision, tracking
+    from image_classifier.classifier import Classifier, write_settings
 
     with tempfile.TemporaryDirectory() as folder, tracking.evaluation_run(run["run_id"]):
         model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, folder, dirs_exist_ok=True))
-        change_threshold(model, config.evaluation.threshold)
-        classifier = Classifier.load(model)
-        test = measure(classifier, dataset, "test")
+        classifier = decision.with_decision(Classifier.load(model), dataset, config.evaluation)
+        write_settings(model, classifier.settings)
+        validation = metrics.measure(classifier, dataset, "validation")
+        test = metrics.measure(classifier, dataset, "test")
         test_rows = [dataset.rows[row] for row in test.rows]
+        report = make_report(config, dataset, classifier, validation, test)
 
         paths.EVALUATE.mkdir(parents=True, exist_ok=True)
         (paths.EVALUATE / paths.METRICS).write_text(json.dumps(test.figures, indent=2) + "\n")
         write_predictions(test_rows, dataset.classes, test)
-        draw_confusion_matrix(dataset.classes, test)
-        draw_roc_curves(dataset.classes, test)
+        draw_figures(dataset, classifier, test)
 
         version = tracking.get_version(run["name"], run["version"])
-        if version.tags["threshold"] != f"{config.evaluation.threshold:g}":
-            validation = measure(classifier, dataset, "validation")
+        decided = tracking.decision_tags(classifier.settings)
+        if any(version.tags[name] != value for name, value in decided.items()):
             version = tracking.register(config, dataset, model, validation.figures)
-        digest = rows_digest(test_rows)
-        tracking.log_evaluation(version, test.figures, digest, config.evaluation.threshold)
-        tracking.describe(version, description(config, test))
+        report |= {"version": version.uri, "run_id": version.run_id}
+        paths.REPORT.write_text(json.dumps(report, indent=2) + "\n")
+        card = model_card.write(report)
+        paths.MODEL_CARD.write_text(card)
+
+        tags = {
+            "test_rows": rows_digest(test_rows),
+            "shortcuts": ", ".join(report["shortcuts"]) or "none found",
+            **{f"evaluation.{name}": value for name, value in decided.items()},
+        }
+        tracking.log_settings(config)
+        tracking.log_evaluation(version, headline_metrics(report), tags)
+        tracking.describe(version, card)
         tracking.log_files(
-            [paths.PREDICTIONS, paths.CONFUSION, paths.ROC, paths.ROC_POINTS], "evaluation"
+            [*FIGURES, paths.PREDICTIONS, paths.ROC_POINTS, paths.REPORT, paths.MODEL_CARD],
+            "evaluation",
         )
 
-    record = {"name": version.name, "version": version.version, "test_rows": digest}
+    record = {
+        "name": version.name,
+        "version": version.version,
+        "manifest_digest": dataset.digest,
+        "shortcuts": report["shortcuts"],
+    }
     paths.EVALUATED.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{version.uri}: {description(config, test)}")
+    print(model_card.summary(report))
 
 
-def description(config: Config, test: Measured) -> str:
-    """Return the test figures as a sentence, with the dataset's note."""
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in test.figures.items())
-    text = f"{len(test.rows)} test images of {config.dataset.name}: {figures}."
-    return f"{text} {config.dataset.note or ''}".strip()
+def make_report(
+    config: Config,
+    dataset: PreparedDataset,
+    classifier: "Classifier",
+    validation: Measured,
+    test: Measured,
+) -> dict[str, Any]:
+    """Return all that is known of a model, ready for JSON: the model card is made of it."""
+    groups = [dataset.groups[row] for row in test.rows]
+    found = probes.run(dataset, test.figures["accuracy"], config.evaluation.shortcut_share)
+    split = json.loads(paths.SPLIT.read_text())
+    return {
+        "dataset": config.dataset.name,
+        "note": config.dataset.note,
+        "source": dataset.source,
+        "manifest_digest": dataset.digest,
+        "classes": dataset.classes,
+        "counts": split["counts"],
+        "left_out": split["left_out"],
+        "copies": split["copies"] | {"distance": config.split.copy_distance},
+        "model": config.model.name,
+        "parameters": classifier.model.count_params(),
+        "image_shape": config.image.shape,
+        "threshold": classifier.settings.threshold,
+        "threshold_rule": config.evaluation.threshold,
+        "temperature": classifier.settings.temperature,
+        "validation": validation.figures,
+        "test": with_intervals(test, groups),
+        "confusion": confusion_counts(test, dataset.classes).tolist(),
+        "slices": slices(dataset, test),
+        "probes": [asdict(probe) for probe in found],
+        "probe_descriptions": probes.DESCRIPTIONS,
+        "shortcuts": [probe.name for probe in found if probe.suspicious],
+        "external": external_sets.measure_all(config, dataset, classifier, test),
+    }
+
+
+def with_intervals(measured: Measured, groups: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Return every figure with its 95% bootstrap interval; None where it is not defined."""
+    ends = metrics.intervals(measured, groups)
+    return {
+        name: {
+            key: None if np.isnan(number) else number
+            for key, number in zip(("value", "low", "high"), (value, *ends[name]), strict=True)
+        }
+        for name, value in measured.figures.items()
+    }
+
+
+def slices(dataset: PreparedDataset, test: Measured) -> dict[str, dict[str, float]]:
+    """Return the figures of each source's test images, where the manifest has sources."""
+    sources = np.array([dataset.rows[row].source for row in test.rows])
+    if not any(sources):
+        return {}
+    result = {}
+    for source in np.unique(sources):
+        chosen = sources == source
+        figures = metrics.classification_metrics(
+            test.labels[chosen], test.probabilities[chosen], test.predicted[chosen]
+        )
+        known = {name: value for name, value in figures.items() if not np.isnan(value)}
+        result[str(source) or "unknown"] = {"images": int(chosen.sum()), **known}
+    return result
+
+
+def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures that MLflow gets as metrics."""
+    return (
+        {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
+        | {f"probe_{probe['name']}_accuracy": probe["accuracy"] for probe in report["probes"]}
+        | {
+            f"external_{name}_accuracy": entry["accuracy"]
+            for name, entry in report["external"].items()
+        }
+    )
+
+
+def confusion_counts(test: Measured, classes: list[str]) -> Integers:
+    """Return the confusion matrix: int array of shape (classes, classes), row true."""
+    matrix: Integers = confusion_matrix(test.labels, test.predicted, labels=range(len(classes)))
+    return matrix
 
 
 def write_predictions(rows: list[ImageRow], classes: list[str], test: Measured) -> None:
@@ -84,30 +198,73 @@ def write_predictions(rows: list[ImageRow], classes: list[str], test: Measured) 
             writer.writerow([row.path, row.label, classes[answer], *map(float, outputs)])
 
 
-def draw_confusion_matrix(classes: list[str], test: Measured) -> None:
-    """Draw how often each class got each answer."""
-    matrix = confusion_matrix(test.labels, test.predicted, labels=range(len(classes)))
-    plots.confusion_matrix(matrix, classes, paths.CONFUSION)
-
-
-def draw_roc_curves(classes: list[str], test: Measured) -> None:
-    """Write and draw the ROC curve of the positive class, or of each of more than two classes."""
-    curves = []
-    for index in [1] if len(classes) == 2 else range(len(classes)):
-        actual, score = test.labels == index, test.probabilities[:, index]
+def draw_figures(dataset: PreparedDataset, classifier: "Classifier", test: Measured) -> None:
+    """Draw the confusion matrix, the curves, and the explained examples; write the ROC's points."""
+    classes = dataset.classes
+    plots.confusion_matrix(confusion_counts(test, classes), classes, paths.CONFUSION)
+    roc, precision_recall, calibration = [], [], []
+    for name, actual, score in one_against_the_rest(test, classes):
         false_positive, true_positive, _ = roc_curve(actual, score)
-        name = f"{classes[index]}: area {roc_auc_score(actual, score):.3f}"
-        curves.append((name, false_positive, true_positive))
+        area = roc_auc_score(actual, score)
+        roc.append((f"{name}: area {area:.3f}", false_positive, true_positive))
+        precision, recall, _ = precision_recall_curve(actual, score)
+        area = average_precision_score(actual, score)
+        precision_recall.append((f"{name}: area {area:.3f}", recall, precision))
+        observed, predicted = calibration_curve(actual, score, n_bins=10)
+        calibration.append((name, predicted, observed))
+    plots.roc_curves(roc, paths.ROC)
+    plots.precision_recall_curves(precision_recall, paths.PRECISION_RECALL)
+    plots.calibration(calibration, paths.CALIBRATION)
     with paths.ROC_POINTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["curve", "false_positive_rate", "true_positive_rate"])
-        for name, *points in curves:
+        for name, *points in roc:
             writer.writerows((name, *map(float, point)) for point in zip(*points, strict=True))
-    plots.roc_curves(curves, paths.ROC)
+    draw_explanations(dataset, classifier, test)
+
+
+def one_against_the_rest(
+    test: Measured, classes: list[str]
+) -> Iterator[tuple[str, Integers, Floats]]:
+    """Yield name, truth and probability of the positive class, or of each of more than two."""
+    for index in [1] if len(classes) == 2 else range(len(classes)):
+        yield classes[index], test.labels == index, test.probabilities[:, index]
+
+
+def draw_explanations(dataset: PreparedDataset, classifier: "Classifier", test: Measured) -> None:
+    """Draw where the model saw its evidence, for the surest hits and the worst errors."""
+    from image_classifier import explain
+
+    of_truth = test.probabilities[np.arange(len(test.labels)), test.labels]
+    order = np.argsort(-of_truth, kind="stable")
+    right = (test.predicted == test.labels)[order]
+    hits, errors = order[right], order[~right][::-1]
+    # as many hits of each class, the positive one first
+    each = -(-EXPLAINED // len(dataset.classes))
+    hits = np.concatenate(
+        [hits[test.labels[hits] == index][:each] for index in reversed(range(len(dataset.classes)))]
+    )
+    chosen = np.concatenate([hits[:EXPLAINED], errors[:EXPLAINED]])
+    rows = test.rows[chosen]
+    images = dataset.images[rows]
+    heat = explain.heat_maps(classifier, images, test.predicted[chosen])
+    plots.explanations(
+        images,
+        np.stack([explain.overlay(image, map_) for image, map_ in zip(images, heat, strict=True)]),
+        [
+            f"{'hit' if test.predicted[i] == test.labels[i] else 'ERROR'}: "
+            f"{dataset.classes[test.labels[i]]}, called {dataset.classes[test.predicted[i]]} "
+            f"with {test.probabilities[i, test.predicted[i]]:.3f}\n"
+            f"{Path(dataset.rows[row].path).name}"
+            for i, row in zip(chosen, rows, strict=True)
+        ],
+        f"Surest hits and worst errors ({len(errors)} in all): red is what spoke for the answer",
+        paths.EXPLANATIONS,
+    )
 
 
 def rows_digest(rows: list[ImageRow]) -> str:
-    """Return a SHA-256 of images and labels: two versions compare only on the same ones."""
+    """Return a SHA-256 of images and labels."""
     lines = sorted(f"{row.sha256} {row.label}\n" for row in rows)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -5,14 +5,10 @@ Takes a local folder (`dataset.path`) or a git repository (`dataset.url`, `datas
 """
 
 import hashlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-from image_classifier import paths
+from image_classifier import paths, sources
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config, Dataset
 from image_classifier.dataset import count, find_images, write_record
@@ -38,11 +34,7 @@ def fetch(config: Config) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(exist_ok=True)
     try:
-        commit = None
-        if config.dataset.url is not None:
-            commit = download_repository(config.dataset, partial)
-        else:
-            copy_folder(Path(config.dataset.path or ""), partial)
+        commit = sources.copy("dataset", config.dataset, partial)
         images = find_images(partial)
         counts = count(images)
         check_counts(config.dataset, counts)
@@ -58,56 +50,6 @@ def fetch(config: Config) -> None:
     print(f"{len(images)} images from {source}" + (f" at {commit}" if commit else ""))
     for split, classes in counts.items():
         print(f"  {split}: " + ", ".join(f"{number} {label}" for label, number in classes.items()))
-
-
-def copy_folder(folder: Path, destination: Path) -> None:
-    """Copy the images in the class folders of `folder`, with their folders."""
-    for image in find_images(folder):
-        target = destination / image.path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image.path, target)
-
-
-def download_repository(dataset: Dataset, destination: Path) -> str:
-    """Copy `dataset.subfolder` of the repository at `dataset.url`; return the commit.
-
-    Raises:
-        InputError: it fails, or takes longer than `dataset.timeout_seconds`.
-    """
-    command = [sys.executable, "-m", "image_classifier.download"]
-    if dataset.revision:
-        command.append(f"--revision={dataset.revision}")
-    if dataset.subfolder:
-        command.append(f"--subfolder={dataset.subfolder}")
-    command += ["--", str(dataset.url), str(destination)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=None if sys.stderr.isatty() else subprocess.PIPE,  # a terminal sees the progress
-        text=True,
-        env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"},
-        start_new_session=True,  # so that git, its child, ends with it
-    )
-    where = f"{dataset.url}" + (f" at {dataset.revision}" if dataset.revision else "")
-    try:
-        output, errors = process.communicate(timeout=dataset.timeout_seconds)
-    except BaseException as error:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise InputError(
-                f"{where} was not fetched within dataset.timeout_seconds="
-                f"{dataset.timeout_seconds:g}. Check the address and the network, or allow more."
-            ) from None
-        raise
-    if process.returncode != 0:
-        reason = (errors or "").strip().splitlines()[-1:] or ["see above"]
-        raise InputError(
-            f"{where} cannot be fetched ({reason[0]}). Check dataset.url, dataset.revision and "
-            f"dataset.subfolder={dataset.subfolder}, and that you may read the repository."
-        )
-    return output.strip().splitlines()[-1]
 
 
 def check_counts(dataset: Dataset, counts: dict[str, dict[str, int]]) -> None:

@@ -1,5 +1,6 @@
 """Figures of merit for predicted probabilities."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
+
+RESAMPLES = 1000  # of the bootstrap: the ends of an interval then vary by about a tenth of it
 
 
 @dataclass(frozen=True)
@@ -59,36 +62,118 @@ def classification_metrics(
         predicted: int array of shape (images,): the classes answered.
 
     Returns:
-        Always `accuracy` and `loss` (mean cross-entropy, in nats). For two classes, of which
-        the second is positive: `sensitivity`, `specificity`, `precision`, `f1`, `roc_auc`,
-        `pr_auc` (average precision) and `brier`. For more: `balanced_accuracy`, `f1_macro` and
-        `roc_auc_macro` (one against the rest). All but `loss` lie in 0 to 1.
+        Always `accuracy`, `loss` (mean cross-entropy, in nats) and `calibration_error`. For two
+        classes, of which the second is positive: `sensitivity`, `specificity`, `precision`, `f1`,
+        `roc_auc`, `pr_auc` (average precision) and `brier`. For more: `balanced_accuracy`,
+        `f1_macro` and `roc_auc_macro` (one against the rest). All but `loss` lie in 0 to 1; what
+        the labels leave undefined is NaN, such as `sensitivity` without positive images.
     """
-    classes = range(probabilities.shape[1])
     result = {
-        "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
+        "accuracy": np.mean(labels == predicted),
         "loss": cross_entropy(labels, probabilities),
     }
-    if len(classes) == 2:
+    several = len(np.unique(labels)) > 1
+    if probabilities.shape[1] == 2:
         positive = probabilities[:, 1]
+        # of the four counts, because a bootstrap comes here a thousand times
+        hits, hit_labels = (predicted == labels)[labels == 1], labels == 1
+        rejections = (predicted == labels)[labels == 0]
+        called = predicted == 1
         result |= {
-            "sensitivity": sklearn_metrics.recall_score(labels, predicted),
-            "specificity": sklearn_metrics.recall_score(labels, predicted, pos_label=0),
-            "precision": sklearn_metrics.precision_score(labels, predicted, zero_division=0),
-            "f1": sklearn_metrics.f1_score(labels, predicted, zero_division=0),
-            "roc_auc": sklearn_metrics.roc_auc_score(labels, positive),
-            "pr_auc": sklearn_metrics.average_precision_score(labels, positive),
-            "brier": sklearn_metrics.brier_score_loss(labels, positive),
+            "sensitivity": np.mean(hits) if hits.size else np.nan,
+            "specificity": np.mean(rejections) if rejections.size else np.nan,
+            "precision": np.sum(hits) / called.sum() if called.any() else 0.0,
+            "f1": 2 * np.sum(hits) / max(1, called.sum() + hit_labels.sum()),
+            "roc_auc": sklearn_metrics.roc_auc_score(labels, positive) if several else np.nan,
+            "pr_auc": sklearn_metrics.average_precision_score(labels, positive)
+            if several
+            else np.nan,
+            "brier": np.mean((positive - labels) ** 2),
         }
     else:
         result |= {
             "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, predicted),
             "f1_macro": sklearn_metrics.f1_score(labels, predicted, average="macro"),
-            "roc_auc_macro": sklearn_metrics.roc_auc_score(
-                labels, probabilities, multi_class="ovr", labels=list(classes)
-            ),
+            "roc_auc_macro": macro_auc(labels, probabilities),
         }
+    result["calibration_error"] = calibration_error(labels, probabilities)
     return {name: float(value) for name, value in result.items()}
+
+
+def macro_auc(labels: Integers, probabilities: Floats) -> float:
+    """Return the mean area under the ROC curve of each class against the rest, 0 to 1.
+
+    Classes that the labels lack, or that are all there is, are passed over.
+    """
+    areas = [
+        sklearn_metrics.roc_auc_score(labels == index, probabilities[:, index])
+        for index in np.unique(labels)
+        if not np.all(labels == index)
+    ]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def calibration_error(labels: Integers, probabilities: Floats, bins: int = 10) -> float:
+    """Return the expected calibration error: how far confidence is from accuracy, 0 to 1.
+
+    The highest probability of each image is its confidence. Images are put in bins of equal width
+    by it; the result is the mean difference of confidence and accuracy over the bins, weighted by
+    their images. Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, confidence, bins) - np.bincount(bin_of, right, bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def resample(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Integers]:
+    """Yield row numbers for bootstrap samples: whole groups, drawn with replacement.
+
+    Args:
+        groups: The group of each row; rows of one group are not independent, so they come or stay
+            away together.
+        resamples: How many samples.
+        seed: Decides all of them.
+
+    Yields:
+        int64 arrays of shape (rows,), or about that where groups differ in size.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993; by groups: Field and
+    Welsh, Bootstrapping clustered data, 2007.
+    """
+    _, numbers = np.unique(groups, return_inverse=True)
+    rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.concatenate([rows[i] for i in generator.integers(0, len(rows), len(rows))])
+
+
+def intervals(
+    measured: Measured, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Return the 95% bootstrap interval of every figure: its 2.5% and 97.5% percentiles."""
+    samples = [
+        classification_metrics(
+            measured.labels[rows], measured.probabilities[rows], measured.predicted[rows]
+        )
+        for rows in resample(groups, resamples, seed)
+    ]
+    return {
+        name: percentiles([sample[name] for sample in samples])
+        for name in classification_metrics(
+            measured.labels, measured.probabilities, measured.predicted
+        )
+    }
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 2.5% and 97.5% percentiles; NaNs are passed over."""
+    known = np.asarray(values)[~np.isnan(values)]
+    if not known.size:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def cross_entropy(labels: Integers, probabilities: Floats) -> float:

@@ -7,8 +7,12 @@ BUILD = Path("build")
 RAW = BUILD / "raw"
 FETCHED = BUILD / "fetch.json"
 
+EXTERNAL = BUILD / "external"
+EXTERNAL_RECORD = EXTERNAL / "external.json"
+
 MANIFEST = BUILD / "split" / "manifest.csv"
 LEFT_OUT = BUILD / "split" / "left_out.csv"
+COPIES = BUILD / "split" / "copies.csv"
 SPLIT = BUILD / "split" / "split.json"
 
 IMAGES = BUILD / "prepare" / "images.npy"
@@ -21,6 +25,11 @@ PREDICTIONS = EVALUATE / "predictions.csv"
 ROC_POINTS = EVALUATE / "roc.csv"
 ROC = EVALUATE / "roc.png"
 CONFUSION = EVALUATE / "confusion_matrix.png"
+PRECISION_RECALL = EVALUATE / "precision_recall.png"
+CALIBRATION = EVALUATE / "calibration.png"
+EXPLANATIONS = EVALUATE / "explanations.png"
+REPORT = EVALUATE / "report.json"
+MODEL_CARD = EVALUATE / "model_card.md"
 EVALUATED = EVALUATE / "evaluated.json"
 
 DECISION = BUILD / "promote" / "decision.json"

@@ -102,6 +102,74 @@ def roc_curves(curves: Sequence[tuple[str, Numbers, Numbers]], path: Path) -> No
     _save(figure, path)
 
 
+def precision_recall_curves(curves: Sequence[tuple[str, Numbers, Numbers]], path: Path) -> None:
+    """Draw precision-recall curves.
+
+    Args:
+        curves: For each its name, its recalls, and its precisions: float arrays of shape
+            (points,), 0 to 1.
+        path: The PNG file to write.
+    """
+    figure, axis = plt.subplots(figsize=(5, 5))
+    for name, recall, precision in curves:
+        axis.plot(recall, precision, label=name, drawstyle="steps-post")
+    axis.set_xlabel("recall (sensitivity)")
+    axis.set_ylabel("precision")
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_title("Precision and recall, test images")
+    axis.set_aspect("equal")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower left")
+    _save(figure, path)
+
+
+def calibration(curves: Sequence[tuple[str, Numbers, Numbers]], path: Path) -> None:
+    """Draw how often a class is right at each predicted probability.
+
+    Args:
+        curves: For each class its name, the mean probability of each bin, and the share of the
+            bin's images that are of the class: float arrays of shape (bins,), 0 to 1.
+        path: The PNG file to write.
+    """
+    figure, axis = plt.subplots(figsize=(5, 5))
+    axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
+    for name, predicted, observed in curves:
+        axis.plot(predicted, observed, marker="o", label=name)
+    axis.set_xlabel("predicted probability")
+    axis.set_ylabel("share of images of the class")
+    axis.set_title("Calibration, test images")
+    axis.set_aspect("equal")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left")
+    _save(figure, path)
+
+
+def explanations(
+    images: Pixels, overlays: Pixels, titles: Sequence[str], caption: str, path: Path
+) -> None:
+    """Draw images in pairs, each beside itself with its heat map.
+
+    Args:
+        images: uint8 array of shape (pictures, height, width, 1 or 3).
+        overlays: uint8 array of shape (pictures, height, width, 3).
+        titles: One for each image.
+        caption: Stands above them all.
+        path: The PNG file to write.
+    """
+    rows = -(-len(images) // 2)
+    figure, axes = plt.subplots(rows, 4, figsize=(12, 3.2 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for place, (image, heated, title) in enumerate(zip(images, overlays, titles, strict=True)):
+        left, right = axes.flat[2 * place], axes.flat[2 * place + 1]
+        left.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        right.imshow(heated)
+        left.set_title(title, fontsize=8, loc="left")
+    figure.suptitle(caption, fontsize=10)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()

@@ -2,6 +2,7 @@
 
     python -m image_classifier.predict chest.jpg folder/
     python -m image_classifier.predict folder/ --csv > answers.csv
+    python -m image_classifier.predict folder/ --explain heat_maps/
 
 Folders are searched for files. One that is no image is skipped with a message; the exit code is
 then 1.
@@ -11,12 +12,12 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from image_classifier import config
@@ -25,8 +26,6 @@ from image_classifier.images import UnreadableImage
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Answer, Classifier
-
-CHUNK = 256  # files decoded before they are classified: bounds the memory
 
 
 def find_files(sources: Sequence[Path]) -> list[Path]:
@@ -49,29 +48,6 @@ def find_files(sources: Sequence[Path]) -> list[Path]:
         else:
             raise InputError(f"{source}: no such file or folder.")
     return files
-
-
-def classify(
-    classifier: "Classifier", files: Sequence[Path]
-) -> Iterator[tuple[Path, "Answer | UnreadableImage"]]:
-    """Yield each file, in order, with its answer or why it has none."""
-
-    def decode(path: Path) -> object:
-        try:
-            return classifier.decode(path)
-        except UnreadableImage as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), CHUNK):
-            chunk = files[start : start + CHUNK]
-            decoded = list(pool.map(decode, chunk))
-            pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-            answers = iter(
-                classifier.answer(classifier.probabilities(np.stack(pixels))) if pixels else []
-            )
-            for path, item in zip(chunk, decoded, strict=True):
-                yield path, item if isinstance(item, UnreadableImage) else next(answers)
 
 
 def header(classes: Sequence[str], as_csv: bool) -> str:
@@ -102,6 +78,25 @@ def csv_text(values: Sequence[object]) -> str:
     return text.getvalue()
 
 
+def explain_to(target: Path, classifier: "Classifier", path: Path, answer: "Answer") -> None:
+    """Write an image with the heat map of what speaks for its answer."""
+    from image_classifier import explain
+
+    pixels = classifier.decode(path)
+    chosen = np.array([classifier.settings.classes.index(answer["label"])])
+    heat = explain.heat_maps(classifier, pixels[None], chosen)[0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(explain.overlay(pixels, heat)).save(target)
+
+
+def probability(text: str) -> float:
+    """Return a number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -110,6 +105,10 @@ def main() -> int:
     parser.add_argument("sources", nargs="+", type=Path, help="image files, or folders of them")
     parser.add_argument("--model", help="address, e.g. models:/NAME/3; default: the champion")
     parser.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+    parser.add_argument("--threshold", type=probability, help="instead of the model's own, 0 to 1")
+    parser.add_argument(
+        "--explain", type=Path, metavar="FOLDER", help="write a heat map of each image there"
+    )
     arguments = parser.parse_args()
     files = find_files(arguments.sources)
     name = arguments.model or f"models:/{config.load().tracking.registered_model}@champion"
@@ -119,13 +118,16 @@ def main() -> int:
     show = csv_line if arguments.csv else table_line
     print(header(classifier.settings.classes, arguments.csv), flush=True)
     skipped = 0
-    bar = tqdm(classify(classifier, files), "Classifying", len(files), disable=None)
-    for path, answer in bar:
-        if isinstance(answer, UnreadableImage):
+    bar = tqdm(classifier.probabilities_of_files(files), "Classifying", len(files), disable=None)
+    for number, (path, result) in enumerate(bar):
+        if isinstance(result, UnreadableImage):
             skipped += 1
-            bar.write(f"skipped {path}: {answer}", file=sys.stderr)
-        else:
-            bar.write(show(path, answer))
+            bar.write(f"skipped {path}: {result}", file=sys.stderr)
+            continue
+        answer = classifier.answer(result[None], arguments.threshold)[0]
+        bar.write(show(path, answer))
+        if arguments.explain:
+            explain_to(arguments.explain / f"{number:04}_{path.stem}.png", classifier, path, answer)
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
     return 1 if skipped else 0

@@ -1,53 +1,94 @@
 """promote: makes the evaluated version champion, or says why not.
 
-Takes the registered version that evaluate measured. It needs the floors of `promotion` and, where
-there is a champion, a higher accuracy on the same test images. Gives the alias `champion` (or
-`challenger`, to one that passes the floors but not the champion) and the decision.
+Takes the registered version that evaluate measured. It needs the floors of `promotion`, no
+suspected shortcut that is not accepted by name, and, where there is a champion, a higher accuracy
+than it: both are scored again on the test images of the manifest, and the 95% interval of their
+difference must lie above 0. Gives the alias `champion` (or `challenger`, to one that only the
+champion keeps from it) and the decision.
+
+    python -m image_classifier.promote --rollback     gives the alias back to the champion before
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier import config as configuration
 from image_classifier import paths
-from image_classifier.command_line import run_stage
 from image_classifier.config import Config, Promotion
+from image_classifier.dataset import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
+from image_classifier.images import UnreadableImage
+from image_classifier.metrics import RESAMPLES, percentiles, resample
+
+if TYPE_CHECKING:
+    from image_classifier.tracking import Version
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Accuracies on the same test images, and the 95% bootstrap interval of their difference."""
+
+    champion_version: str
+    challenger: float
+    champion: float
+    difference_low: float
+    difference_high: float
 
 
 def promote(config: Config) -> None:
-    """Decide, and set the alias.
+    """Decide, set the alias, and log the decision.
 
     Raises:
-        InputError: evaluate has not run, or the MLflow store lacks the version.
+        InputError: evaluate has not run on these images, or the MLflow store lacks the version.
     """
     if not paths.EVALUATED.is_file():
         raise InputError(f"{paths.EVALUATED} not found: run `dvc repro evaluate`.")
     evaluated = json.loads(paths.EVALUATED.read_text())
+    if evaluated["manifest_digest"] != manifest_digest():
+        raise InputError(f"{paths.MANIFEST} changed since evaluate: run `dvc repro evaluate`.")
     from image_classifier import tracking  # imports MLflow
 
     challenger = tracking.get_version(evaluated["name"], evaluated["version"])
     champion = tracking.champion(evaluated["name"])
-    below = below_floors(challenger.tags, config.promotion)
-    worse = []
-    if champion and champion.version != challenger.version:
-        worse = not_better(challenger.tags, champion.tags, champion.version)
+    if champion and champion.version == challenger.version:
+        champion = None  # it is the champion already: the floors alone decide
 
-    reasons = below + worse
+    not_fit = below_floors(challenger.tags, config.promotion)
+    not_fit += unaccepted_shortcuts(evaluated["shortcuts"], config.promotion)
+    if "rolled_back" in challenger.tags:
+        not_fit.append(f"it was rolled back on {challenger.tags['rolled_back']}")
+    reasons, comparison = list(not_fit), None
+    if champion and champion.tags.get("manifest_digest") != evaluated["manifest_digest"]:
+        reasons.append(
+            f"the champion, version {champion.version}, was trained on other data, so the two do "
+            f"not compare: to start anew, take its alias away on the model's page in the MLflow UI"
+        )
+    elif champion:
+        comparison = compare(challenger, champion)
+        reasons += not_better(comparison)
+
     if not reasons:
-        tracking.set_alias(challenger, tracking.CHAMPION)
-        tracking.remove_alias(challenger.name, tracking.CHALLENGER)
-    elif not below:
+        tracking.make_champion(challenger)
+    elif not not_fit:
         tracking.set_alias(challenger, tracking.CHALLENGER)
     decision = {
         "name": challenger.name,
         "version": challenger.version,
         "champion": not reasons,
         "champion_before": champion.version if champion else None,
+        "comparison": vars(comparison) if comparison else None,
         "reasons": reasons,
     }
     paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
     paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
-    tracking.tag_version(challenger, {"promotion": "; ".join(reasons) or "champion"})
+    tracking.log_decision(challenger, "; ".join(reasons) or "champion", paths.DECISION)
     if reasons:
         print(f"{challenger.uri} is not made champion: {'; '.join(reasons)}.")
     else:
@@ -57,8 +98,8 @@ def promote(config: Config) -> None:
 def below_floors(tags: Mapping[str, str], floors: Promotion) -> list[str]:
     """Return the floors that a version's test figures do not reach, as sentences."""
     limits = {
-        "test_accuracy": floors.minimum_accuracy,
         "test_sensitivity": floors.minimum_sensitivity,
+        "test_accuracy": floors.minimum_accuracy,
     }
     return [
         f"{name} {float(tags[name]):.4f} is below the floor of {floor:g}"
@@ -67,18 +108,78 @@ def below_floors(tags: Mapping[str, str], floors: Promotion) -> list[str]:
     ]
 
 
-def not_better(tags: Mapping[str, str], champion: Mapping[str, str], version: str) -> list[str]:
+def unaccepted_shortcuts(found: list[str], promotion: Promotion) -> list[str]:
+    """Return the suspected shortcuts that the settings do not accept, as sentences."""
+    return [
+        f"the {name} probe, which sees nothing of what matters, comes near the model "
+        f"(promotion.accept_shortcuts=[{name}] promotes all the same)"
+        for name in found
+        if name not in promotion.accept_shortcuts
+    ]
+
+
+def compare(challenger: "Version", champion: "Version") -> Comparison:
+    """Score two versions on the test images of the manifest, each with its own threshold."""
+    rows = [row for row in read_manifest() if row.split == "test"]
+    ours, theirs = right_answers(challenger, rows), right_answers(champion, rows)
+    groups = [row.group or row.sha256 for row in rows]
+    difference = ours.astype(float) - theirs
+    low, high = percentiles([difference[i].mean() for i in resample(groups, RESAMPLES, seed=0)])
+    return Comparison(champion.version, float(ours.mean()), float(theirs.mean()), low, high)
+
+
+def right_answers(version: "Version", rows: list[ImageRow]) -> npt.NDArray[np.bool_]:
+    """Return which test images a version gets right: bool array of shape (rows,)."""
+    from image_classifier import tracking
+
+    classifier = tracking.load_classifier(version.uri)
+    outputs = []
+    for path, output in classifier.probabilities_of_files([paths.RAW / row.path for row in rows]):
+        if isinstance(output, UnreadableImage):
+            raise InputError(f"{path} cannot be read any more: run `dvc repro -f -s split`.")
+        outputs.append(output)
+    names = classifier.settings.classes
+    answers = [names[answer] for answer in classifier.decide(np.stack(outputs))]
+    return np.array([answer == row.label for answer, row in zip(answers, rows, strict=True)])
+
+
+def not_better(comparison: Comparison) -> list[str]:
     """Return why a version does not beat the champion, as sentences."""
-    if tags["test_rows"] != champion.get("test_rows"):
-        return [
-            f"the champion, version {version}, was measured on other test images: to start anew, "
-            f"take its alias away on the model's page in the MLflow UI"
-        ]
-    ours, theirs = float(tags["test_accuracy"]), float(champion["test_accuracy"])
-    if ours <= theirs:
-        return [f"test_accuracy {ours:.4f} does not beat the {theirs:.4f} of version {version}"]
-    return []
+    if comparison.difference_low > 0:
+        return []
+    return [
+        f"on the same test images its accuracy is {comparison.challenger:.4f}, that of the "
+        f"champion, version {comparison.champion_version}, {comparison.champion:.4f}: the 95% "
+        f"interval of the difference, {comparison.difference_low:+.4f} to "
+        f"{comparison.difference_high:+.4f}, does not lie above 0"
+    ]
+
+
+def rollback(config: Config) -> None:
+    """Give the alias `champion` back to the version that had it before.
+
+    Raises:
+        InputError: there is no champion, or none before it.
+    """
+    from image_classifier import tracking
+
+    name = config.tracking.registered_model
+    before, after = tracking.roll_back(name)
+    print(f"{after.uri} is champion again; {before.uri} was rolled back.")
+
+
+def main() -> None:
+    """Run the command line; exit 1 with a message on an InputError."""
+    parser = argparse.ArgumentParser(
+        prog="promote", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rollback", action="store_true", help="undo the last promotion")
+    run = rollback if parser.parse_args().rollback else promote
+    try:
+        run(configuration.load())
+    except InputError as error:
+        sys.exit(f"promote: {error}")
 
 
 if __name__ == "__main__":
-    run_stage(promote)
+    main()

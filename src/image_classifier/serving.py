@@ -17,23 +17,31 @@ import pandas
 import pybase64
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Map
 from PIL import Image
 
-from image_classifier.classifier import Answer, Classifier
+from image_classifier.classifier import Answer, Classifier, Settings
 from image_classifier.images import Pixels, UnreadableImage
 
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]
-    ),
-)
+
+def signature(settings: Settings) -> ModelSignature:
+    """Return what a request may hold, and what the answer holds.
+
+    With two classes, the parameter `threshold` overrides the model's own for one request.
+    """
+    threshold = ParamSpec("threshold", DataType.double, default=settings.threshold)
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "image")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "label"),
+                ColSpec(DataType.double, "probability"),
+                ColSpec(Map(DataType.double), "probabilities"),
+            ]
+        ),
+        params=ParamSchema([threshold]) if len(settings.classes) == 2 else None,
+    )
 
 
 class ServedClassifier(mlflow.pyfunc.PythonModel):
@@ -54,15 +62,21 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         """Return label and probabilities for each row of the column `image`.
 
         Raises:
-            MlflowException: (HTTP 400) an image is no base64 or cannot be decoded.
+            MlflowException: (HTTP 400) an image is no base64 or cannot be decoded, or the
+                threshold is no probability.
         """
         if model_input.empty:
             return []
+        threshold = (params or {}).get("threshold")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise MlflowException.invalid_parameter_value(
+                f"threshold is {threshold:g}: give a probability from 0 to 1."
+            )
         texts = model_input["image"]
         # a single image is decoded at once: handing it to another thread would only cost time
         run = map if len(texts) == 1 else self.pool.map
         pixels = list(run(self._decode, range(len(texts)), texts))
-        return self.classifier.answer(self.classifier.probabilities(np.stack(pixels)))
+        return self.classifier.answer(self.classifier.probabilities(np.stack(pixels)), threshold)
 
     def _decode(self, row: int, text: object) -> Pixels:
         try:

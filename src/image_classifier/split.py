@@ -1,15 +1,18 @@
 """split: deals the images to training, validation and test, one manifest row for each.
 
-Takes build/raw. Gives build/split/manifest.csv, the images that were left out and why, and the
-classes in their order. A dataset with train/ and test/ keeps them; validation is taken from
-training unless it is given too.
+Takes build/raw. Gives build/split/manifest.csv, the classes in their order, the images that were
+left out and why, and the copies that were found. A dataset with train/ and test/ keeps them;
+validation is taken from training unless it is given too. Copies of an image, and images of one
+patient or group, are never in two splits.
 """
 
 import csv
 import hashlib
+import re
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -17,6 +20,7 @@ from tqdm import tqdm
 from image_classifier import paths
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config
+from image_classifier.copies import Pair, components, find_pairs, perceptual_hash
 from image_classifier.dataset import (
     SPLITS,
     FoundImage,
@@ -30,72 +34,224 @@ from image_classifier.dataset import (
 from image_classifier.errors import InputError
 from image_classifier.images import ImageFacts, UnreadableImage, inspect
 
-SETTINGS = ["dataset.positive_class", "split"]
+SETTINGS = [
+    "dataset.positive_class",
+    "dataset.group_pattern",
+    "dataset.source_pattern",
+    "split",
+]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A readable image: where it lies, and what its file is."""
+
+    found: FoundImage
+    path: str
+    group: str
+    sha256: str
+    perceptual_hash: str
+    size: int
+    facts: ImageFacts
 
 
 def split(config: Config) -> None:
     """Write the manifest.
 
     Raises:
-        InputError: the positive class is not among the classes, or a class has too few images.
+        InputError: the positive class is not among the classes, an image is in two classes, a
+            class has too few images, or images leak and `split.leaks` is `stop`.
     """
     found = find_images(paths.RAW)
     classes = order_classes({image.label for image in found}, config.dataset.positive_class)
-
-    readable: list[tuple[FoundImage, str, ImageFacts]] = []
+    images: list[Examined] = []
     left_out: list[tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
-        results = pool.map(examine, [image.path for image in found])
+        results = pool.map(lambda image: examine(image, config.dataset.group_pattern), found)
         for image, result in tqdm(
             zip(found, results, strict=True), "Inspecting", len(found), disable=None
         ):
             if isinstance(result, str):
                 left_out.append((image.path.relative_to(paths.RAW).as_posix(), result))
             else:
-                readable.append((image, *result))
+                images.append(result)
 
+    pairs = find_pairs(
+        [image.sha256 for image in images],
+        [image.perceptual_hash for image in images],
+        [image.group for image in images],
+        config.split.copy_distance,
+    )
+    refuse_contradictions(images, pairs)
+    together = components(pairs, len(images)).tolist()
+    leaking = find_leaks(images, pairs, together)
+    write_copies(images, pairs, leaking)
+    if leaking and config.split.leaks == "stop":
+        raise InputError(leaks_message(images, leaking))
+    left_out += [(images[index].path, reason) for index, reason in leaking.items()]
+
+    kept = [index for index in range(len(images)) if index not in leaking]
     splits = assign(
-        [image.label for image, _, _ in readable],
-        [image.split for image, _, _ in readable],
+        [images[index].found.label for index in kept],
+        [images[index].found.split for index in kept],
+        [together[index] for index in kept],
         config,
     )
     rows = [
-        ImageRow(
-            path=image.path.relative_to(paths.RAW).as_posix(),
-            label=image.label,
-            split=name,
-            sha256=sha256,
-            format=facts.format,
-            mode=facts.mode,
-            width=facts.width,
-            height=facts.height,
-        )
-        for (image, sha256, facts), name in zip(readable, splits, strict=True)
+        manifest_row(images[index], name, config.dataset.source_pattern)
+        for index, name in zip(kept, splits, strict=True)
     ]
     counts = count(rows)
     check_every_class_in_every_split(counts, classes)
     write_manifest(rows)
     with paths.LEFT_OUT.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *left_out])
+    kinds = Counter(pair.kind for pair in pairs)
     write_record(
-        paths.SPLIT, config, SETTINGS, classes=classes, counts=counts, left_out=len(left_out)
+        paths.SPLIT,
+        config,
+        SETTINGS,
+        classes=classes,
+        counts=counts,
+        left_out=len(left_out),
+        copies={
+            "exact_pairs": kinds["exact copy"],
+            "near_pairs": kinds["near copy"],
+            "groups": len({image.group for image in images if image.group}),
+            "leaking_dropped": {images[index].path: text for index, text in leaking.items()},
+        },
     )
     for name in SPLITS:
         print(f"{name}: " + ", ".join(f"{n} {label}" for label, n in counts[name].items()))
     print("classes: " + ", ".join(f"{label}={i}" for i, label in enumerate(classes)))
+    print(f"copies: {kinds['exact copy']} exact, {kinds['near copy']} near pairs")
+    if leaking:
+        print(leaks_message(images, leaking))
     if left_out:
         print(
             f"{len(left_out)} files left out, see {paths.LEFT_OUT}, e.g. {': '.join(left_out[0])}"
         )
 
 
-def examine(path: Path) -> tuple[str, ImageFacts] | str:
-    """Return a file's SHA-256 and image facts, or why it is left out."""
-    content = path.read_bytes()
+def examine(image: FoundImage, group_pattern: str | None) -> Examined | str:
+    """Return what an image file is, or why it is left out."""
+    content = image.path.read_bytes()
     try:
-        return hashlib.sha256(content).hexdigest(), inspect(content)
+        facts, pixels = inspect(content)
     except UnreadableImage as error:
         return str(error)
+    return Examined(
+        found=image,
+        path=image.path.relative_to(paths.RAW).as_posix(),
+        group=first_group(group_pattern, image.path.name),
+        sha256=hashlib.sha256(content).hexdigest(),
+        perceptual_hash=perceptual_hash(pixels),
+        size=len(content),
+        facts=facts,
+    )
+
+
+def first_group(pattern: str | None, text: str) -> str:
+    """Return what the first group of a pattern finds (without groups, the whole), or nothing."""
+    match = re.search(pattern, text) if pattern else None
+    return (match[1] if match.re.groups else match[0]) or "" if match else ""
+
+
+def refuse_contradictions(images: Sequence[Examined], pairs: Sequence[Pair]) -> None:
+    """Raise an InputError where copies of one image are in two classes."""
+    wrong = [
+        f"{images[pair.first].path} and {images[pair.second].path} ({pair.kind}, {pair.distance})"
+        for pair in pairs
+        if pair.kind != "same group"
+        and images[pair.first].found.label != images[pair.second].found.label
+    ]
+    if wrong:
+        more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise InputError(
+            "The same image is in two classes:\n  "
+            + "\n  ".join(wrong[:20])
+            + f"{more}\nKeep the right one of each. If near copies are different images after "
+            f"all, set split.copy_distance below the number in brackets."
+        )
+
+
+def find_leaks(
+    images: Sequence[Examined], pairs: Sequence[Pair], together: Sequence[int]
+) -> dict[int, str]:
+    """Return the images that a dataset's own split has in two places, each with a sentence why.
+
+    What training has stays there; it is validation and test images that leak, and test images
+    that validation has.
+    """
+    order = {name: place for place, name in enumerate(SPLITS)}
+    home: dict[int, int] = {}  # the place of each component's images that stay
+    for image, component in zip(images, together, strict=True):
+        if image.found.split:
+            place = order[image.found.split]
+            home[component] = min(home.get(component, place), place)
+    partners: dict[int, list[tuple[str, int]]] = {}
+    for pair in pairs:
+        text = "" if pair.kind == "same group" else f" (distance {pair.distance})"
+        partners.setdefault(pair.first, []).append((pair.kind + text, pair.second))
+        partners.setdefault(pair.second, []).append((pair.kind + text, pair.first))
+    leaking = {}
+    for index, (image, component) in enumerate(zip(images, together, strict=True)):
+        if image.found.split and order[image.found.split] > home[component]:
+            stays = [
+                (kind, images[other].path)
+                for kind, other in partners[index]
+                if order[images[other].found.split or "train"] == home[component]
+            ]
+            kind, path = stays[0] if stays else ("linked", images[partners[index][0][1]].path)
+            leaking[index] = f"leaks: {kind}, {path}"
+    return leaking
+
+
+def leaks_message(images: Sequence[Examined], leaking: dict[int, str]) -> str:
+    """Return what leaks, by name, and what is done about it."""
+    lines = [f"  {images[index].path} {reason}" for index, reason in leaking.items()]
+    more = [f"  and {len(lines) - 20} more, see {paths.COPIES}"] if len(lines) > 20 else []
+    return "\n".join(
+        [
+            f"{len(leaking)} images are in two splits of the dataset (split.leaks: drop leaves "
+            f"out those outside training, stop stops):",
+            *lines[:20],
+            *more,
+        ]
+    )
+
+
+def write_copies(
+    images: Sequence[Examined], pairs: Sequence[Pair], leaking: dict[int, str]
+) -> None:
+    """Write a row for each pair of images that belong together."""
+    paths.COPIES.parent.mkdir(parents=True, exist_ok=True)
+    with paths.COPIES.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["first", "second", "kind", "distance", "leaks"])
+        for pair in pairs:
+            leaks = "yes" if pair.first in leaking or pair.second in leaking else "no"
+            writer.writerow(
+                [images[pair.first].path, images[pair.second].path, pair.kind, pair.distance, leaks]
+            )
+
+
+def manifest_row(image: Examined, name: SplitName, source_pattern: str | None) -> ImageRow:
+    """Return the manifest's row of an image."""
+    return ImageRow(
+        path=image.path,
+        label=image.found.label,
+        split=name,
+        sha256=image.sha256,
+        perceptual_hash=image.perceptual_hash,
+        group=image.group,
+        source=first_group(source_pattern, image.path),
+        format=image.facts.format,
+        mode=image.facts.mode,
+        width=image.facts.width,
+        height=image.facts.height,
+        bytes=image.size,
+    )
 
 
 def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
@@ -120,39 +276,64 @@ def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
     return sorted(classes, key=lambda label: label == positive_class)
 
 
-def assign(labels: list[str], given: list[SplitName | None], config: Config) -> list[SplitName]:
+def assign(
+    labels: Sequence[str],
+    given: Sequence[SplitName | None],
+    together: Sequence[int],
+    config: Config,
+) -> list[SplitName]:
     """Return the split of every image: the given one, or a seeded stratified draw.
+
+    Args:
+        labels: The class of each image.
+        given: The dataset's own split of each, or None.
+        together: A number for each; those with the same number stay together.
+        config: Fractions and seed.
 
     Raises:
         InputError: a class has too few images to be in every split.
     """
     splits: list[SplitName] = [split or "train" for split in given]
     if None in given:
-        draw(splits, labels, "test", config.split.test_fraction, config.split.seed)
+        draw(splits, labels, together, "test", config.split.test_fraction, config.split.seed)
     if "validation" not in given:
-        draw(splits, labels, "validation", config.split.validation_fraction, config.split.seed)
+        draw(
+            splits, labels, together, "validation",
+            config.split.validation_fraction, config.split.seed,
+        )  # fmt: skip
     return splits
 
 
 def draw(
-    splits: list[SplitName], labels: list[str], name: SplitName, fraction: float, seed: int
+    splits: list[SplitName],
+    labels: Sequence[str],
+    together: Sequence[int],
+    name: SplitName,
+    fraction: float,
+    seed: int,
 ) -> None:
     """Move a stratified fraction of the training images to the split `name`, in place."""
-    training = [i for i, split in enumerate(splits) if split == "train"]
+    members: dict[int, list[int]] = {}
+    for index, (split, component) in enumerate(zip(splits, together, strict=True)):
+        if split == "train":
+            members.setdefault(component, []).append(index)
     try:
         _, drawn = train_test_split(
-            training,
+            list(members),
             test_size=fraction,
             random_state=seed,
-            stratify=[labels[i] for i in training],
+            stratify=[labels[indices[0]] for indices in members.values()],
         )
     except ValueError as error:
+        training = Counter(
+            label for label, split in zip(labels, splits, strict=True) if split == "train"
+        )
         raise InputError(
-            f"Too few images to draw a {name} split of {fraction:g} from "
-            f"{dict(Counter(labels[i] for i in training))}: {error}"
+            f"Too few images to draw a {name} split of {fraction:g} from {dict(training)}: {error}"
         ) from None
-    for i in drawn:
-        splits[i] = name
+    for component in drawn:
+        for index in members[component]:
+            splits[index] = name
 
 
 def check_every_class_in_every_split(counts: dict[str, dict[str, int]], classes: list[str]) -> None:

@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,6 +24,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
+from omegaconf import OmegaConf
 
 from image_classifier import paths
 from image_classifier.config import Config, flatten
@@ -29,7 +32,7 @@ from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
-    from image_classifier.classifier import Classifier
+    from image_classifier.classifier import Classifier, Settings
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -72,6 +75,15 @@ class SweepResult:
     finished: int
     failed: int
     best: BestJob | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run recorded: tags, each metric's last value at every step, and its settings."""
+
+    tags: dict[str, str]
+    metrics: dict[str, dict[int, float]]
+    settings: str
 
 
 def connect() -> None:
@@ -170,27 +182,25 @@ def log_metrics(metrics: Mapping[str, float], prefix: str = "", epoch: int = 0) 
     mlflow.log_metrics({prefix + name: value for name, value in metrics.items()}, step=epoch)
 
 
-def log_evaluation(
-    version: Version, figures: Mapping[str, float], test_rows: str, threshold: float
-) -> None:
-    """Log test figures to the open run, and as tags of the version, for the gate to compare.
+def log_evaluation(version: Version, metrics: dict[str, float], tags: dict[str, str]) -> None:
+    """Log what evaluate measured to the open run, and the tags to the version as well.
 
-    Args:
-        version: What was measured.
-        figures: Test metrics.
-        test_rows: Digest of the test images; versions compare only on the same ones.
-        threshold: The decision threshold. A tag: a parameter can never be logged with another
-            value again.
+    What depends on the decision threshold is a tag: a parameter can never be logged with another
+    value again.
     """
-    log_metrics(figures, "test_")
-    log_tags({"evaluation.threshold": threshold, "test_rows": test_rows})
-    tags = {f"test_{name}": f"{value:.6g}" for name, value in figures.items()}
-    tag_version(version, tags | {"test_rows": test_rows})
+    log_metrics(metrics)
+    log_tags(tags)
+    tag_version(version, tags | {name: f"{value:.6g}" for name, value in metrics.items()})
 
 
 def log_tags(tags: Mapping[str, object]) -> None:
     """Set tags on the open run."""
     mlflow.set_tags(tags)
+
+
+def log_settings(config: Config) -> None:
+    """Store all settings with the open run, as config/params.yaml."""
+    mlflow.log_text(OmegaConf.to_yaml(config.model_dump()), "config/params.yaml")
 
 
 def log_files(files: Sequence[Path], folder: str) -> None:
@@ -205,13 +215,15 @@ def register(
     """Store a classifier's folder with the open run, and register it as a new version.
 
     Args:
-        config: Names the registered model and its threshold.
+        config: Names the registered model.
         dataset: Gives a validation image as the model's input example.
         folder: What `Classifier.load` reads.
         figures: Validation metrics, set as the version's tags.
     """
-    from image_classifier import serving  # imports TensorFlow, which promote does without
+    from image_classifier import serving  # imports TensorFlow, which rollback does without
+    from image_classifier.classifier import read_settings
 
+    settings = read_settings(folder)
     row = dataset.rows[dataset.indices("validation")[0]]
     example = base64.b64encode((paths.RAW / row.path).read_bytes()).decode()
     package = Path(serving.__file__).parent
@@ -220,12 +232,12 @@ def register(
         python_model=str(package / "serving.py"),
         artifacts={"classifier": str(folder)},
         code_paths=[str(package)],
-        signature=serving.SIGNATURE,
+        signature=serving.signature(settings),
         input_example=pandas.DataFrame({"image": [example]}),
         # given, because MLflow takes seconds to infer them
         pip_requirements=[
             f"{name}=={importlib.metadata.version(name)}"
-            for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64")
+            for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy")
         ],
         registered_model_name=config.tracking.registered_model,
     )
@@ -233,12 +245,17 @@ def register(
         name=config.tracking.registered_model,
         version=str(info.registered_model_version),
         run_id=mlflow.active_run().info.run_id,
-        tags={"threshold": f"{config.evaluation.threshold:g}"}
+        tags={"manifest_digest": dataset.digest, **decision_tags(settings)}
         | {f"validation_{name}": f"{value:.6g}" for name, value in figures.items()},
     )
     tag_version(version, version.tags)
     log_tags({"registered_version": version.uri})
     return version
+
+
+def decision_tags(settings: "Settings") -> dict[str, str]:
+    """Return how a classifier decides, as tags."""
+    return {"threshold": f"{settings.threshold:.6g}", "temperature": f"{settings.temperature:.6g}"}
 
 
 def tag_version(version: Version, tags: Mapping[str, str]) -> None:
@@ -282,9 +299,61 @@ def set_alias(version: Version, alias: str) -> None:
     mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
 
 
-def remove_alias(name: str, alias: str) -> None:
-    """Take the alias from whichever version has it."""
-    mlflow.MlflowClient().delete_registered_model_alias(name, alias)
+def make_champion(version: Version) -> None:
+    """Give the alias `champion` to a version, and note on it which version had it before."""
+    before = champion(version.name)
+    if before is None or before.version != version.version:
+        tag_version(version, {"champion_before": before.version if before else ""})
+        set_alias(version, CHAMPION)
+    mlflow.MlflowClient().delete_registered_model_alias(version.name, CHALLENGER)
+
+
+def roll_back(name: str) -> tuple[Version, Version]:
+    """Give the alias `champion` back; return the version that had it, and the one that has it now.
+
+    Raises:
+        InputError: there is no champion, or no version was champion before it.
+    """
+    current = champion(name)
+    if current is None:
+        raise InputError(f"{name} has no champion to roll back from.")
+    if not current.tags.get("champion_before"):
+        raise InputError(f"{current.uri} is the first champion of {name}: there is none before it.")
+    previous = get_version(name, current.tags["champion_before"])
+    set_alias(previous, CHAMPION)
+    tag_version(current, {"rolled_back": date.today().isoformat()})
+    return current, previous
+
+
+def record_of(run_id: str, store: str | None = None) -> Record:
+    """Return what a run recorded, in the store of this project or another.
+
+    Raises:
+        InputError: the store does not have it.
+    """
+    connect()
+    client = mlflow.MlflowClient(store)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(f"MLflow run {run_id} cannot be read: {error.message}") from None
+    metrics = {
+        name: {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
+        for name in run.data.metrics
+    }
+    if not any(file.path == "config" for file in client.list_artifacts(run_id)):
+        return Record(run.data.tags, metrics, "")
+    with tempfile.TemporaryDirectory() as folder:
+        file = client.download_artifacts(run_id, "config/params.yaml", folder)
+        return Record(run.data.tags, metrics, Path(file).read_text())
+
+
+def log_decision(version: Version, text: str, file: Path) -> None:
+    """Put the gate's decision on a version and its run: as a tag of both, and as a file."""
+    client = mlflow.MlflowClient()
+    tag_version(version, {"promotion": text})
+    client.set_tag(version.run_id, "promotion", text)
+    client.log_artifact(version.run_id, str(file), "promotion")
 
 
 def load_classifier(uri: str) -> "Classifier":

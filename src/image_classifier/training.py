@@ -13,7 +13,17 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from image_classifier import batches, classifier, devices, metrics, models, paths, plots, tracking
+from image_classifier import (
+    batches,
+    classifier,
+    decision,
+    devices,
+    metrics,
+    models,
+    paths,
+    plots,
+    tracking,
+)
 from image_classifier.checkpoint import BestCheckpoint
 from image_classifier.config import Config, Training
 from image_classifier.dataset import PreparedDataset
@@ -43,7 +53,14 @@ def train(
         device = devices.describe()
         print(device)
         print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
-        tracking.log_tags({"device": device, "overrides": json.dumps(list(overrides))})
+        tracking.log_tags(
+            {
+                "device": device,
+                "threads": devices.threads(),
+                "overrides": json.dumps(list(overrides)),
+            }
+        )
+        tracking.log_settings(config)
 
         with devices.configure(config.training).scope():
             model = compiled_model(config, dataset)
@@ -55,8 +72,11 @@ def train(
         fit_seconds = time.perf_counter() - fit_started
         best_epoch, best = best_of(history, config.training)
 
-        checkpoint = classifier.Classifier.load(output / paths.MODEL)
-        validation = metrics.measure(checkpoint, dataset, "validation").figures
+        best_model = decision.with_decision(
+            classifier.Classifier.load(output / paths.MODEL), dataset, config.evaluation
+        )
+        classifier.write_settings(output / paths.MODEL, best_model.settings)
+        validation = metrics.measure(best_model, dataset, "validation").figures
         figures = {"best_epoch": best_epoch, **validation}
         (output / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
         write_history(history, output / paths.HISTORY)
@@ -65,11 +85,13 @@ def train(
 
         tracking.log_metrics(validation, "best_val_", len(history["loss"]))
         tracking.log_metrics({"checkpoint_epoch": best_epoch, "parameters": model.count_params()})
+        tracking.log_tags({"weights_sha256": classifier.weights_digest(best_model.model)})
         tracking.log_files(
             [output / paths.CURVES, output / paths.HISTORY, output / paths.SUMMARY], "training"
         )
         tracking.log_files(
-            [paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.FETCHED], "data"
+            [paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED],
+            "data",
         )
         version = tracking.register(config, dataset, output / paths.MODEL, validation)
         tracking.log_metrics(
@@ -185,10 +207,11 @@ def best_of(history: History, training: Training) -> tuple[int, float]:
 
 
 def classifier_settings(config: Config, dataset: PreparedDataset) -> classifier.Settings:
-    """Return what belongs to the weights."""
+    """Return what belongs to the weights; threshold and temperature are chosen after training."""
     return classifier.Settings(
         classes=dataset.classes,
-        threshold=config.evaluation.threshold,
+        threshold=0.5,
+        temperature=1.0,
         height=config.image.height,
         width=config.image.width,
         channels=config.image.channels,

@@ -1,0 +1,101 @@
+"""Heat maps of the pipeline's own models, on phantoms whose opacity is where we put it."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from image_classifier import batches, classifier, config, explain, models
+from image_classifier.dataset import ImageRow, PreparedDataset
+from image_classifier.phantoms import phantom
+
+LEFT, RIGHT = (0.3, 0.5), (0.7, 0.5)
+SIDE = 96
+
+
+def picture(index: int, centre: tuple[float, float] | None) -> np.ndarray:
+    centres = [centre] if centre else None
+    return phantom((9, index), centre is not None, (SIDE, SIDE), centres)[:, :, None]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
+    """The default model, taught on phantoms with one opacity at either side, or none."""
+    keras.utils.set_random_seed(0)
+    images, labels = [], []
+    for index in range(160):
+        label = index % 2
+        images.append(picture(index, (LEFT, RIGHT)[index // 2 % 2] if label else None))
+        labels.append(label)
+    file = tmp_path_factory.mktemp("phantoms") / "images.npy"
+    np.save(file, np.stack(images))
+    rows = [
+        ImageRow(f"{i}.png", str(x), "train", str(i), "0" * 144, "", "", "PNG", "L", SIDE, SIDE, 1)
+        for i, x in enumerate(labels)
+    ]
+    dataset = PreparedDataset(rows, file, np.array(labels), ["0", "1"], "", {})
+    settings = config.from_hydra(config.compose([
+        f"image.height={SIDE}", f"image.width={SIDE}", "image.channels=1", "model.stem_stride=2",
+    ]))  # fmt: skip
+    model = models.build(settings.model, settings.image.shape, 2)
+    epochs, steps = 12, batches.steps_per_epoch(160, 16)
+    models.compile_for_training(model, settings.optimizer, steps * epochs)
+    data = batches.training_batches(dataset, settings.augmentation, 16, 0, range(epochs))
+    model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
+    return classifier.Classifier(
+        model, classifier.Settings(["0", "1"], 0.5, 1.0, SIDE, SIDE, 1, "")
+    )
+
+
+def test_the_heat_moves_with_the_opacity(trained: classifier.Classifier):
+    """The same body twice: only the side of the opacity differs."""
+    columns = np.arange(SIDE)
+    moved = 0
+    for index in range(500, 520):
+        pair = np.stack([picture(index, LEFT), picture(index, RIGHT)])
+        heat = explain.heat_maps(trained, pair, np.array([1, 1]))
+        left, right = (heat * columns).sum((1, 2)) / heat.sum((1, 2)).clip(1e-9)
+        moved += right - left > 0.1 * SIDE
+    assert moved >= 15
+
+
+def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Classifier):
+    images = np.stack([picture(index, LEFT) for index in range(600, 603)])
+    heat = explain.heat_maps(trained, images, np.array([1, 1, 1]))
+    assert heat.shape == (3, SIDE, SIDE)
+    assert heat.min() >= 0
+    assert heat.max() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["article", "compact"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_both_models_can_be_explained_for_every_class(name: str, classes: int):
+    settings = config.from_hydra(
+        config.compose([f"model={name}", "image.height=32", "image.width=40"])
+    )
+    labels = [str(i) for i in range(classes)]
+    model = classifier.Classifier(
+        models.build(settings.model, (32, 40, 3), classes),
+        classifier.Settings(labels, 0.5, 1.0, 32, 40, 3, ""),
+    )
+    images = np.random.default_rng(0).integers(0, 255, (classes, 32, 40, 3), dtype=np.uint8)
+    heat = explain.heat_maps(model, images, np.arange(classes))
+    assert heat.shape == (classes, 32, 40)
+
+
+def test_an_overlay_leaves_cold_places_as_they_are():
+    image = np.full((10, 10, 1), 100, np.uint8)
+    heat = np.zeros((10, 10), np.float32)
+    heat[2, 3] = 1
+    result = explain.overlay(image, heat)
+    assert result.shape == (10, 10, 3)
+    assert (result[heat == 0] == 100).all()
+    assert result[2, 3, 0] > result[2, 3, 2]  # red
+
+
+def test_predict_writes_a_heat_map_of_each_image(project, tmp_path: Path):
+    files = sorted((project.folder / "data/test/COVID19").glob("*.jpg"))[:2]
+    project.module("predict", *map(str, files), "--explain", str(tmp_path / "maps"))
+    written = sorted((tmp_path / "maps").glob("*.png"))
+    assert [path.stem.split("_", 1)[1] for path in written] == [path.stem for path in files]

@@ -1,0 +1,68 @@
+"""Do the probes find a planted shortcut, and none where there is none?"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classifier import probes
+from image_classifier.dataset import ImageRow, PreparedDataset
+
+NUMBER = 240
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> PreparedDataset:
+    """Noise of two classes that nothing tells apart."""
+    generator = np.random.default_rng(0)
+    file = tmp_path / "images.npy"
+    np.save(file, generator.integers(0, 255, (NUMBER, 40, 40, 3), dtype=np.uint8))
+    labels = generator.integers(0, 2, NUMBER)
+    splits = ["train"] * 160 + ["test"] * 80
+    rows = [
+        ImageRow(f"{i}.png", str(label), split, str(i), "0" * 144, "", "", "PNG", "RGB",
+                 int(generator.integers(300, 400)), 300, int(generator.integers(9000, 9999)))
+        for i, (label, split) in enumerate(zip(labels, splits, strict=True))
+    ]  # fmt: skip
+    return PreparedDataset(rows, file, labels, ["0", "1"], "", {})
+
+
+def suspicious(dataset: PreparedDataset) -> list[str]:
+    return [probe.name for probe in probes.run(dataset, 0.95, 0.5) if probe.suspicious]
+
+
+def test_without_a_shortcut_both_probes_are_near_chance(plain: PreparedDataset):
+    found = probes.run(plain, 0.95, 0.5)
+    assert [probe.name for probe in found] == ["metadata", "border"]
+    assert all(probe.accuracy < 0.65 for probe in found)
+    assert suspicious(plain) == []
+
+
+@pytest.mark.parametrize(
+    "shortcut", [{"mode": "L"}, {"format": "JPEG"}, {"width": 900}, {"bytes": 60000}]
+)
+def test_a_file_fact_that_tells_the_classes_apart_is_found(
+    plain: PreparedDataset, shortcut: dict[str, object]
+):
+    rows = [replace(row, **shortcut) if row.label == "1" else row for row in plain.rows]
+    assert suspicious(replace(plain, rows=rows)) == ["metadata"]
+
+
+def test_a_corner_that_tells_the_classes_apart_is_found_and_the_middle_is_not_seen(
+    plain: PreparedDataset, tmp_path: Path
+):
+    for place, names in ((np.s_[:4, -4:], ["border"]), (np.s_[16:24, 16:24], [])):
+        images = plain.images.copy()
+        for image, label in zip(images, plain.labels, strict=True):
+            image[place] = 255 * label
+        np.save(tmp_path / "marked.npy", images)
+        assert suspicious(replace(plain, images_file=tmp_path / "marked.npy")) == names
+
+
+def test_a_probe_is_judged_by_what_it_knows_beyond_chance(plain: PreparedDataset):
+    rows = [replace(row, mode="L") if row.label == "1" else row for row in plain.rows]
+    found = probes.run(replace(plain, rows=rows), 0.95, 0.5)[0]
+    counts = np.bincount(plain.labels[160:])
+    assert found.chance == counts.max() / 80
+    assert found.share == pytest.approx((found.accuracy - found.chance) / (0.95 - found.chance))
