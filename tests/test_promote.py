@@ -100,7 +100,7 @@ def champion(registry: mlflow.MlflowClient, name: str) -> str:
 def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_restores(
     registry: mlflow.MlflowClient, name: str
 ):
-    first = evaluated(name, 0.6)  # calls the least bright of the positive images negative
+    first = evaluated(name, 0.57)  # calls the least bright of the positive images negative
     assert decide(name)["champion"]
     assert champion(registry, name) == first
 
@@ -108,7 +108,7 @@ def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_
     assert champion(registry, name) == first
     assert registry.get_model_version(name, first).tags["champion_before"] == ""
 
-    worse = evaluated(name, 0.62)
+    worse = evaluated(name, 0.6)
     decision = decide(name)
     assert "does not lie above 0" in decision["reasons"][0]
     assert decision["comparison"]["challenger"] < decision["comparison"]["champion"]
@@ -116,7 +116,7 @@ def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_
     challenger = registry.get_model_version_by_alias(name, "challenger")
     assert str(challenger.version) == worse
 
-    evaluated(name, 0.6)  # the same model once more
+    evaluated(name, 0.57)  # the same model once more
     assert decide(name)["comparison"]["difference_high"] == 0
     assert champion(registry, name) == first
 
@@ -151,10 +151,10 @@ def test_a_suspected_shortcut_is_refused_unless_accepted_by_name(
     registry: mlflow.MlflowClient, name: str
 ):
     version = evaluated(name, 0.5, shortcuts=("metadata", "border"))
-    assert len(decide(name)["reasons"]) == 2
-    only = decide(name, "promotion.accept_shortcuts=[metadata]")["reasons"]
-    assert len(only) == 1
-    assert only[0].startswith("the border probe")
+    for overrides in ([], ["promotion.accept_shortcuts=[metadata]"]):
+        (reason,) = decide(name, *overrides)["reasons"]
+        assert "metadata and border" in reason
+        assert "promotion.accept_shortcuts=[metadata,border]" in reason
     assert decide(name, "promotion.accept_shortcuts=[metadata,border]")["champion"]
     assert champion(registry, name) == version
 

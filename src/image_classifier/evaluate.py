@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 FIGURES = [
     paths.CONFUSION, paths.ROC, paths.PRECISION_RECALL, paths.CALIBRATION, paths.EXPLANATIONS,
 ]  # fmt: skip
+BINS = 10  # of the calibration curve
 EXPLAINED = 4  # surest hits, and as many of the worst errors
 
 
@@ -210,8 +211,9 @@ def draw_figures(dataset: PreparedDataset, classifier: "Classifier", test: Measu
         precision, recall, _ = precision_recall_curve(actual, score)
         area = average_precision_score(actual, score)
         precision_recall.append((f"{name}: area {area:.3f}", recall, precision))
-        observed, predicted = calibration_curve(actual, score, n_bins=10)
-        calibration.append((name, predicted, observed))
+        observed, predicted = calibration_curve(actual, score, n_bins=BINS)
+        in_bin = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], score))
+        calibration.append((name, predicted, observed, in_bin[in_bin > 0]))
     plots.roc_curves(roc, paths.ROC)
     plots.precision_recall_curves(precision_recall, paths.PRECISION_RECALL)
     plots.calibration(calibration, paths.CALIBRATION)
@@ -258,7 +260,7 @@ def draw_explanations(dataset: PreparedDataset, classifier: "Classifier", test: 
             f"{Path(dataset.rows[row].path).name}"
             for i, row in zip(chosen, rows, strict=True)
         ],
-        f"Surest hits and worst errors ({len(errors)} in all): red is what spoke for the answer",
+        f"Surest hits, and the worst of {len(errors)} errors: red is what spoke for the answer",
         paths.EXPLANATIONS,
     )
 

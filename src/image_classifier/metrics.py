@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 if TYPE_CHECKING:
@@ -152,19 +153,34 @@ def resample(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Integ
 def intervals(
     measured: Measured, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95% bootstrap interval of every figure: its 2.5% and 97.5% percentiles."""
+    """Return the 95% bootstrap interval of every figure: its 2.5% and 97.5% percentiles.
+
+    Where all answers are right, or all wrong, every sample is the same and says nothing; accuracy,
+    sensitivity and specificity then have the exact binomial interval, a group counting once.
+    """
     samples = [
         classification_metrics(
             measured.labels[rows], measured.probabilities[rows], measured.predicted[rows]
         )
         for rows in resample(groups, resamples, seed)
     ]
-    return {
-        name: percentiles([sample[name] for sample in samples])
-        for name in classification_metrics(
-            measured.labels, measured.probabilities, measured.predicted
-        )
+    ends = {name: percentiles([sample[name] for sample in samples]) for name in samples[0]}
+    rows = {
+        "accuracy": measured.labels >= 0,
+        "sensitivity": measured.labels == 1,
+        "specificity": measured.labels == 0,
     }
+    for name, chosen in rows.items():
+        if name in ends and ends[name] in ((0.0, 0.0), (1.0, 1.0)):
+            independent = len(np.unique(np.asarray(groups)[chosen]))
+            ends[name] = exact_interval(int(ends[name][0]) * independent, independent)
+    return ends
+
+
+def exact_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return the exact 95% interval of a share (Clopper and Pearson, Biometrika 26, 1934)."""
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float]:

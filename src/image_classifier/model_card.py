@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from image_classifier.dataset import SPLITS
+
 HEADLINE = ("accuracy", "sensitivity", "specificity", "roc_auc", "balanced_accuracy")
 LISTED = 5  # file names in a list; the whole lists are artifacts
 
@@ -49,14 +51,14 @@ def data(report: Mapping[str, Any]) -> str:
         table(
             ["split", *report["classes"]],
             [
-                [split, *(str(counts.get(label, 0)) for label in report["classes"])]
-                for split, counts in report["counts"].items()
+                [split, *(str(report["counts"][split][label]) for label in report["classes"])]
+                for split in SPLITS
             ],
         ),
         "",
         f"Copies: {copies['exact_pairs']} exact and {copies['near_pairs']} near pairs (perceptual "
-        f"hashes within {copies['distance']} of 576 bits), each kept on one side; "
-        f"{copies['groups'] or 'no'} groups such as patients, each kept on one side.",
+        f"hashes within {copies['distance']} of 576 bits). Groups such as patients: "
+        f"{copies['groups'] or 'none known'}. Copies and groups are kept in one split.",
     ]
     if dropped := copies["leaking_dropped"]:
         named = [f"`{path}`" for path in list(dropped)[:LISTED]]

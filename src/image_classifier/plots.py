@@ -77,7 +77,7 @@ def confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], path
     axis.set_yticks(range(len(classes)), classes)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    axis.set_title("Test images: number, and share of the true class")
+    axis.set_title("Test images: number, and\nshare of the true class", fontsize=11)
     _save(figure, path)
 
 
@@ -124,24 +124,31 @@ def precision_recall_curves(curves: Sequence[tuple[str, Numbers, Numbers]], path
     _save(figure, path)
 
 
-def calibration(curves: Sequence[tuple[str, Numbers, Numbers]], path: Path) -> None:
+def calibration(
+    curves: Sequence[tuple[str, Numbers, Numbers, npt.NDArray[np.int64]]], path: Path
+) -> None:
     """Draw how often a class is right at each predicted probability.
 
     Args:
-        curves: For each class its name, the mean probability of each bin, and the share of the
-            bin's images that are of the class: float arrays of shape (bins,), 0 to 1.
+        curves: For each class its name, and for each bin the mean probability, the share of
+            images that are of the class (float arrays, 0 to 1), and the number of images (int
+            array), all of shape (bins,).
         path: The PNG file to write.
     """
     figure, axis = plt.subplots(figsize=(5, 5))
     axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
-    for name, predicted, observed in curves:
-        axis.plot(predicted, observed, marker="o", label=name)
+    for name, predicted, observed, images in curves:
+        # as large as they have images: a bin of one image is always at 0 or 1
+        axis.scatter(predicted, observed, 15 + 400 * images / images.sum(), alpha=0.6, label=name)
+        if len(curves) == 1:
+            for x, y, number in zip(predicted, observed, images, strict=True):
+                axis.annotate(str(number), (x, y), (6, 6), textcoords="offset points", fontsize=8)
     axis.set_xlabel("predicted probability")
     axis.set_ylabel("share of images of the class")
-    axis.set_title("Calibration, test images")
+    axis.set_title("Calibration, test images (area: number of images)")
     axis.set_aspect("equal")
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower right", markerscale=0.4)
     _save(figure, path)
 
 
@@ -158,7 +165,7 @@ def explanations(
         path: The PNG file to write.
     """
     rows = -(-len(images) // 2)
-    figure, axes = plt.subplots(rows, 4, figsize=(12, 3.2 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, 4, figsize=(12, 3.2 * rows + 0.5), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for place, (image, heated, title) in enumerate(zip(images, overlays, titles, strict=True)):
@@ -166,7 +173,7 @@ def explanations(
         left.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         right.imshow(heated)
         left.set_title(title, fontsize=8, loc="left")
-    figure.suptitle(caption, fontsize=10)
+    figure.suptitle(caption + "\n", fontsize=10)
     _save(figure, path)
 
 

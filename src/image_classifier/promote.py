@@ -109,12 +109,13 @@ def below_floors(tags: Mapping[str, str], floors: Promotion) -> list[str]:
 
 
 def unaccepted_shortcuts(found: list[str], promotion: Promotion) -> list[str]:
-    """Return the suspected shortcuts that the settings do not accept, as sentences."""
+    """Return as a sentence which suspected shortcuts the settings do not accept."""
+    if not set(found) - set(promotion.accept_shortcuts):
+        return []
     return [
-        f"the {name} probe, which sees nothing of what matters, comes near the model "
-        f"(promotion.accept_shortcuts=[{name}] promotes all the same)"
-        for name in found
-        if name not in promotion.accept_shortcuts
+        f"a shortcut is suspected, as a probe that sees nothing of what matters comes near the "
+        f"model: {' and '.join(found)} (to promote all the same, set "
+        f"promotion.accept_shortcuts=[{','.join(found)}])"
     ]
 
 
