@@ -29,7 +29,7 @@ test: install ## lint, check types, and run the tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	pytest -n 2 --dist loadfile
 
 bench: install ## measure against the article's way, on DATASET=folder of images
 	python benchmarks/run.py "$(DATASET)"

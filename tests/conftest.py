@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -112,6 +113,22 @@ def new_project(folder: Path, *overrides: str) -> Project:
     (folder / "params.yaml").write_text(params.stdout)
     project.commit()
     return project
+
+
+def copy_of(project: Project, folder: Path) -> Project:
+    """Copy a project that ran; its MLflow store then names the copy's artifacts."""
+    shutil.copytree(project.folder, folder)
+    columns = {
+        "experiments": "artifact_location", "runs": "artifact_uri",
+        "model_versions": "storage_location", "logged_models": "artifact_location",
+    }  # fmt: skip
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        for table, column in columns.items():
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                (str(project.folder), str(folder)),
+            )
+    return Project(folder)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import Project
+from conftest import Project, copy_of
 from image_classifier import config, paths
 from image_classifier.errors import InputError
 from image_classifier.external import external
@@ -58,8 +58,7 @@ def test_a_set_needs_a_path_or_a_url():
 
 def test_external_sets_go_through_the_pipeline_with_their_drop(project: Project, tmp_path: Path):
     """Healthy phantoms upside down and inverted, some of the dataset's own, and a broken file."""
-    copy = Project(tmp_path / "project")
-    shutil.copytree(project.folder, copy.folder)
+    copy = copy_of(project, tmp_path / "project")
     folder = tmp_path / "south" / "NORMAL"
     folder.mkdir(parents=True)
     for index in range(12):

@@ -64,6 +64,7 @@ def test_the_figures_are_those_of_scikit_learn():
         "precision": sklearn_metrics.precision_score(true, answer),
         "f1": sklearn_metrics.f1_score(true, answer),
         "brier": sklearn_metrics.brier_score_loss(true, score),
+        "roc_auc": sklearn_metrics.roc_auc_score(true, score),
     }.items():
         assert ours[name] == pytest.approx(value), name
 

@@ -2,14 +2,13 @@
 
 import csv
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from conftest import SHRUNK, Project
+from conftest import SHRUNK, Project, copy_of
 from image_classifier import config
 
 
@@ -216,16 +215,14 @@ def test_stages_that_do_not_train_load_neither_tensorflow_nor_mlflow(project: Pr
 @pytest.fixture(scope="module")
 def changed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project that ran, for tests that change it."""
-    folder = tmp_path_factory.mktemp("changed") / "project"
-    shutil.copytree(project.folder, folder)
-    return Project(folder)
+    return copy_of(project, tmp_path_factory.mktemp("changed") / "project")
 
 
 def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(changed: Project):
     before = changed.read("build/evaluate/evaluated.json")
     params = (changed.folder / "params.yaml").read_text()
     (changed.folder / "params.yaml").write_text(
-        params.replace("threshold: youden", "threshold: 1.0")
+        params.replace("threshold: youden", "threshold: 1.0").replace("none", "temperature")
     )
     output = changed.run("dvc", "repro")
     assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]
@@ -233,7 +230,8 @@ def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(ch
     assert int(after["version"]) > int(before["version"])
     client = mlflow.MlflowClient(changed.store)
     versions = [client.get_model_version(after["name"], v["version"]) for v in (before, after)]
-    assert [version.tags["threshold"] for version in versions][1] == "1"
+    assert versions[0].tags["temperature"] == "1" != versions[1].tags["temperature"]
+    assert versions[1].tags["threshold"] == "1"
     assert len({version.run_id for version in versions}) == 1
     assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
 

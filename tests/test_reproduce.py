@@ -1,11 +1,15 @@
 """A run repeated from what MLflow recorded, and the same weights whichever way it was started."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import pytest
 
 from conftest import SHRUNK, Project
+from image_classifier.reproduce import compare
+from image_classifier.tracking import Record
 
 
 def test_a_run_is_repeated_to_the_last_bit(project: Project):
@@ -16,16 +20,17 @@ def test_a_run_is_repeated_to_the_last_bit(project: Project):
     assert "DIFFERENT" not in output
 
 
-def test_a_difference_is_told_and_ends_with_1(project: Project):
-    run_id = project.read("build/train/run.json")["run_id"]
-    client = mlflow.MlflowClient(project.store)
-    digest = client.get_run(run_id).data.tags["weights_sha256"]
-    client.set_tag(run_id, "weights_sha256", "0" * 64)
-    try:
-        output = project.module("reproduce", run_id, code=1)
-    finally:
-        client.set_tag(run_id, "weights_sha256", digest)
-    assert "weights  DIFFERENT" in output
+def test_a_difference_is_told(capsys: pytest.CaptureFixture):
+    first = Record(
+        {"weights_sha256": "a"}, {"val_loss": {1: 0.5, 2: 0.25}, "fit_seconds": {0: 9}}, ""
+    )
+    assert compare(first, first)
+    assert compare(first, replace(first, metrics=first.metrics | {"fit_seconds": {0: 1}}))
+    assert not compare(first, replace(first, tags={"weights_sha256": "b"}))
+    assert "weights  DIFFERENT" in capsys.readouterr().out
+    assert not compare(first, replace(first, metrics={"val_loss": {1: 0.5, 2: 0.2500001}}))
+    assert not compare(first, replace(first, metrics={"val_loss": {1: 0.5}}))
+    assert "val_loss  DIFFERENT" in capsys.readouterr().out
 
 
 def test_an_unknown_run_is_refused(project: Project):
@@ -38,8 +43,6 @@ def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run(project: Project,
     run_id = project.read("build/train/run.json")["run_id"]
     run = mlflow.MlflowClient(project.store).get_run(run_id)
     store = f"sqlite:///{tmp_path / 'sweep.db'}"
-    project.module(
-        "train", "--multirun", *SHRUNK, "training.seed=3,0", MLFLOW_TRACKING_URI=store
-    )
+    project.module("train", "--multirun", *SHRUNK, "training.seed=3,0", MLFLOW_TRACKING_URI=store)
     (job,) = mlflow.MlflowClient(store).search_runs(["1"], "params.`training.seed` = '0'")
     assert job.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 from sklearn import metrics as sklearn_metrics
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def classification_metrics(
             "specificity": np.mean(rejections) if rejections.size else np.nan,
             "precision": np.sum(hits) / called.sum() if called.any() else 0.0,
             "f1": 2 * np.sum(hits) / max(1, called.sum() + hit_labels.sum()),
-            "roc_auc": sklearn_metrics.roc_auc_score(labels, positive) if several else np.nan,
+            "roc_auc": area_under_roc(labels, positive) if several else np.nan,
             "pr_auc": sklearn_metrics.average_precision_score(labels, positive)
             if several
             else np.nan,
@@ -101,13 +101,25 @@ def classification_metrics(
     return {name: float(value) for name, value in result.items()}
 
 
+def area_under_roc(labels: Integers, positive: Floats) -> float:
+    """Return the area under the ROC curve, 0 to 1: the share of pairs that are in order.
+
+    Source: Mann and Whitney, Annals of Mathematical Statistics 18, 1947. scikit-learn's takes ten
+    times as long for a few hundred images, and the bootstrap needs it a thousand times.
+    """
+    number = np.sum(labels == 1)
+    ranks = rankdata(positive)[labels == 1].sum()
+    pairs = number * (len(labels) - number)
+    return float((ranks - number * (number + 1) / 2) / pairs)
+
+
 def macro_auc(labels: Integers, probabilities: Floats) -> float:
     """Return the mean area under the ROC curve of each class against the rest, 0 to 1.
 
     Classes that the labels lack, or that are all there is, are passed over.
     """
     areas = [
-        sklearn_metrics.roc_auc_score(labels == index, probabilities[:, index])
+        area_under_roc((labels == index).astype(np.int64), probabilities[:, index])
         for index in np.unique(labels)
         if not np.all(labels == index)
     ]

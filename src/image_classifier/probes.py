@@ -78,7 +78,7 @@ def probe(
         limit: See `run`.
     """
     train, test = dataset.indices("train"), dataset.indices("test")
-    forest = RandomForestClassifier(n_estimators=300, min_samples_leaf=2, random_state=0)
+    forest = RandomForestClassifier(n_estimators=100, min_samples_leaf=2, random_state=0)
     forest.fit(features[train], dataset.labels[train])
     right = forest.predict(features[test]) == dataset.labels[test]
     groups = [dataset.groups[row] for row in test]
