@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from image_classifier.config import Augmentation
 from image_classifier.dataset import PreparedDataset
-from image_classifier.devices import cores
+from image_classifier.devices import threads
 from image_classifier.images import Pixels
 
 cv2.setNumThreads(1)  # tf.data runs several batches side by side; more threads would only queue
@@ -188,7 +188,7 @@ def _pipeline(dataset: PreparedDataset, load: object, steps: range) -> tf.data.D
     options.autotune.enabled = False
     return (
         tf.data.Dataset.range(steps.start, steps.stop)
-        .map(load_step, num_parallel_calls=cores(), deterministic=True)
-        .prefetch(2 * cores())
+        .map(load_step, num_parallel_calls=threads(), deterministic=True)
+        .prefetch(2 * threads())
         .with_options(options)
     )

@@ -4,6 +4,7 @@ On disk it is a folder of `model.keras` and `classifier.json`: what training lea
 stores, and what evaluation, prediction and serving load.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -91,6 +92,12 @@ class Classifier:
                 folder,
             )
         return cls(keras.models.load_model(folder / WEIGHTS, compile=False), settings)
+
+    def with_settings(self, settings: Settings) -> "Classifier":
+        """Return the same model with other settings, and without tracing its graph again."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     def decode(self, content: bytes | Path) -> Pixels:
         """Decode one image for this model; see `images.decode`."""

@@ -180,6 +180,8 @@ class Training(Section):
     deterministic: bool
     mixed_precision: bool
     mirrored: bool
+    threads: Annotated[int, Field(ge=1)] | None
+    stop_below_median: bool
 
     @property
     def mode(self) -> Literal["min", "max"]:
@@ -208,6 +210,7 @@ class Tracking(Section):
     """Names in MLflow."""
 
     experiment: Annotated[str, Field(min_length=1)]
+    register_models: Literal["each", "best", "none"]
     registered_model: Annotated[str, Field(pattern=r"^[^/:]+$")]
 
 

@@ -15,11 +15,12 @@ def with_decision(
     classifier: Classifier, dataset: PreparedDataset, evaluation: Evaluation
 ) -> Classifier:
     """Return the same model with the threshold and the temperature that `evaluation` asks for."""
-    plain = Classifier(classifier.model, replace(classifier.settings, temperature=1.0))
+    plain = classifier.with_settings(replace(classifier.settings, temperature=1.0))
     validation = measure(plain, dataset, "validation")
     threshold, temperature = choose(evaluation, validation.labels, validation.probabilities)
-    settings = replace(classifier.settings, threshold=threshold, temperature=temperature)
-    return Classifier(classifier.model, settings)
+    return classifier.with_settings(
+        replace(classifier.settings, threshold=threshold, temperature=temperature)
+    )
 
 
 def choose(

@@ -18,10 +18,11 @@ def cores() -> int:
 def threads() -> int:
     """Return the number of threads that share one operation of TensorFlow.
 
-    TF_NUM_INTRAOP_THREADS sets it; else there is one for each core. Weights repeat to the last
-    bit only with as many.
+    `training.threads` sets it, or else TF_NUM_INTRAOP_THREADS; else there is one for each core.
+    Weights repeat to the last bit only with as many.
     """
-    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
+    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    return int(chosen or os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
 
 
 def describe() -> str:
@@ -56,6 +57,8 @@ def configure(training: Training) -> tf.distribute.Strategy:
 
     Build and compile the model in the strategy's `scope()`.
     """
+    if training.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(training.threads)
     keras.backend.clear_session()
     keras.utils.set_random_seed(training.seed)
     if training.deterministic:

@@ -177,6 +177,38 @@ def explanations(
     _save(figure, path)
 
 
+def sweep_slices(
+    columns: Mapping[str, Sequence[str]], values: Sequence[float], metric: str, path: Path
+) -> None:
+    """Draw a sweep's results over each hyperparameter that it varied, the best job marked.
+
+    Args:
+        columns: For each hyperparameter its value in every job; numbers are drawn as numbers, on a
+            logarithmic axis where they span a factor of ten.
+        values: Each job's result.
+        metric: Its name; of a loss the lowest is best.
+        path: The PNG file to write.
+    """
+    best = int(np.argmin(values) if "loss" in metric else np.argmax(values))
+    wide = len(columns)
+    figure, axes = plt.subplots(1, wide, figsize=(3.6 * wide, 3.4), squeeze=False, sharey=True)
+    for axis, (name, texts) in zip(axes[0], columns.items(), strict=True):
+        try:
+            points: list[float] | list[str] = [float(text) for text in texts]
+            numbers = np.abs(np.array(points, float))
+            if numbers.min() > 0 and numbers.max() >= 10 * numbers.min():
+                axis.set_xscale("log")
+        except ValueError:
+            points = list(texts)
+        axis.scatter(points, values, alpha=0.6)
+        axis.scatter([points[best]], [values[best]], marker="*", s=160, label="best")
+        axis.set_xlabel(name)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(metric)
+    axes[0, 0].legend()
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()

@@ -1,40 +1,97 @@
 """A Hydra sweep as one MLflow parent run: opened first, closed last with the best job named."""
 
+import hashlib
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-DATA_SECTIONS = ("dataset", "split", "image")
+if TYPE_CHECKING:
+    from image_classifier.sweep_runs import SweepResult
+
+DATA_SECTIONS = ("dataset", "external", "split", "image")
 
 
 class SweepCallback(Callback):
     """Called by Hydra, see conf/config.yaml. It stops by `sys.exit`: Hydra swallows exceptions."""
 
+    # of this process, not of the callback: launchers send that to the jobs
+    parent: str | None = None
+    lock: FileLock | None = None
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what a sweep cannot do, and open the parent run."""
         overrides = list(config.hydra.overrides.task)
-        refuse_data_sweep(overrides)
-        from image_classifier import tracking  # imports MLflow
+        searched = config.hydra.sweeper.get("params") or {}
+        space = [*overrides, *(f"{name}={values}" for name, values in searched.items())]
+        refuse_data_sweep(space)
+        SweepCallback.lock = lock_or_exit(overrides)
+        from image_classifier import sweep_runs, tracking  # imports MLflow
 
-        self.parent = tracking.start_sweep(config.tracking.experiment, overrides)
+        parent, done = sweep_runs.start(config.tracking.experiment, overrides, space)
+        SweepCallback.parent = parent
+        if done:
+            print(f"Sweep {parent} goes on: {done} of its jobs are finished already.")
+        variables = {
+            tracking.SWEEP_VARIABLE: parent,
+            # jobs on other machines see neither this environment nor this folder
+            "MLFLOW_TRACKING_URI": tracking.uri(),
+        }
+        with open_dict(config.hydra.overrides):
+            config.hydra.overrides.hydra += [
+                f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()
+            ]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close the parent run; print the best job, and exit 1 where any job failed."""
-        from image_classifier import tracking
+        from image_classifier import sweep_runs
+        from image_classifier.config import Tracking
 
-        result = tracking.finish_sweep(self.parent)
-        print(f"\nSweep {self.parent}: {result.finished} jobs finished, {result.failed} failed.")
-        if result.best:
-            print(
-                f"Best: {result.best.name}, {result.metric} {result.best.value:.4f}, "
-                f"{result.best.version}\nMake it the pipeline's:\n"
-                f"  {adopt_command(result.best.overrides)}"
-            )
+        settings = Tracking(**config.tracking)
+        assert SweepCallback.parent
+        assert SweepCallback.lock
+        result = sweep_runs.finish(SweepCallback.parent, settings, Path(config.hydra.sweep.dir))
+        SweepCallback.lock.release()
+        print(summary(SweepCallback.parent, result))
+        SweepCallback.parent = None
         if result.failed or not result.best:
             sys.exit(1)
+
+
+def summary(parent: str, result: "SweepResult") -> str:
+    """Return how a sweep ended: what failed, what it cost, the best job and how to adopt it."""
+    lines = [f"\nSweep {parent}: {result.finished} jobs finished, {len(result.failed)} failed."]
+    lines += [f"  failed: {job} ({error})" for job, error in result.failed.items()]
+    costs = result.costs
+    lines.append(
+        f"Cost: {costs['train_seconds']:.0f} s of jobs, {costs['cpu_seconds']:.0f} s of CPU, "
+        f"{costs['stored_bytes'] / 1e6:.1f} MB stored."
+    )
+    if result.best:
+        lines.append(
+            f"Best: {result.best.name}, {result.metric} {result.best.value:.4f}, "
+            f"{result.best.version or 'not registered'}\nMake it the pipeline's:\n"
+            f"  python -m image_classifier.adopt {result.best.run_id} NAME"
+        )
+    if result.failed:
+        lines.append("The same command again runs only what is not finished.")
+    return "\n".join(lines)
+
+
+def lock_or_exit(overrides: list[str]) -> FileLock:
+    """Return the lock of a sweep; exit where the same command runs already."""
+    name = hashlib.sha256(" ".join(sorted(overrides)).encode()).hexdigest()[:16]
+    Path("runs").mkdir(exist_ok=True)
+    lock = FileLock(f"runs/sweep-{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.exit("train: the same sweep runs already in this folder. Wait for it, or end it first.")
+    return lock
 
 
 def refuse_data_sweep(overrides: list[str]) -> None:
@@ -49,12 +106,9 @@ def refuse_data_sweep(overrides: list[str]) -> None:
             )
 
 
-def adopt_command(overrides: list[str]) -> str:
-    """Return the command that runs the pipeline with a job's settings."""
-    return " ".join(["dvc exp run", *(f"-S '{override}'" for override in overrides)])
-
-
 def abandon() -> None:
     """Close the sweep of this process as failed, if one is open."""
-    if tracking := sys.modules.get("image_classifier.tracking"):
-        tracking.abandon_sweep()
+    if SweepCallback.parent:
+        from image_classifier import sweep_runs
+
+        sweep_runs.abandon(SweepCallback.parent)

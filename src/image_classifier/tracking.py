@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -38,7 +38,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 # logs epochs while the next one trains; MLflow's own queue waits up to a second when a run ends
 LOGGER = ThreadPoolExecutor(1)
-SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # run id of the sweep that a job belongs to
+SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # names the sweep's run to its jobs
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,6 @@ class Version:
 
 
 @dataclass(frozen=True)
-class BestJob:
-    """The best job of a sweep; `value` is of the sweep's metric, `version` a models:/ address."""
-
-    name: str
-    run_id: str
-    value: float
-    version: str
-    overrides: list[str]
-
-
-@dataclass
-class SweepResult:
-    """How a sweep ended: by which metric jobs compare, how many there were, and the best."""
-
-    metric: str
-    finished: int
-    failed: int
-    best: BestJob | None
-
-
-@dataclass(frozen=True)
 class Record:
     """What a run recorded: tags, each metric's last value at every step, and its settings."""
 
@@ -91,7 +70,12 @@ def connect() -> None:
 
     `dvc exp run --queue` runs in a copy of the project; DVC_ROOT is the original's folder there.
     """
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or _local_store())
+    mlflow.set_tracking_uri(uri())
+
+
+def uri() -> str:
+    """Return the address of the store that `connect` points to."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local_store()
 
 
 def experiment_id(name: str) -> str:
@@ -111,7 +95,9 @@ def experiment_id(name: str) -> str:
 
 
 @contextmanager
-def training_run(config: Config, dataset: PreparedDataset, name: str) -> Iterator[str]:
+def training_run(
+    config: Config, dataset: PreparedDataset, name: str, overrides: Sequence[str] = ()
+) -> Iterator[str]:
     """Open the MLflow run of a training; yields its id, and closes it as failed on an exception.
 
     Logs the hyperparameters, the dataset, and what is needed to tell and repeat the run.
@@ -141,8 +127,18 @@ def training_run(config: Config, dataset: PreparedDataset, name: str) -> Iterato
             MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36]),
             context="training",
         )
-        mlflow.set_tag("manifest_digest", dataset.digest)
-        yield run.info.run_id
+        mlflow.set_tags(
+            {
+                "manifest_digest": dataset.digest,
+                "job_key": job_key(config, dataset),
+                "overrides": json.dumps(list(overrides)),
+            }
+        )
+        try:
+            yield run.info.run_id
+        except Exception as error:
+            mlflow.set_tag("error", explain(error))
+            raise
 
 
 @contextmanager
@@ -163,6 +159,17 @@ def evaluation_run(run_id: str) -> Iterator[None]:
         ) from None
     with mlflow.start_run(run_id):
         yield
+
+
+def job_key(config: Config, dataset: PreparedDataset) -> str:
+    """Return a digest of all that decides a training: its settings and its data."""
+    text = json.dumps([flatten(config), dataset.digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def explain(error: Exception) -> str:
+    """Return an exception's kind and message, short enough for a tag."""
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 def log_epoch(epoch: int, metrics: Mapping[str, float]) -> Callable[[], None]:
@@ -220,6 +227,48 @@ def register(
         folder: What `Classifier.load` reads.
         figures: Validation metrics, set as the version's tags.
     """
+    tags = version_tags(dataset, folder, figures)
+    address = store_model(dataset, folder)
+    return register_stored(address, config.tracking.registered_model, run_id(), tags)
+
+
+def store_for_later(dataset: PreparedDataset, folder: Path, figures: Mapping[str, float]) -> None:
+    """Store a classifier's folder with the open run, and on its tags what to register it with."""
+    tags = json.dumps(version_tags(dataset, folder, figures))
+    log_tags({"stored_model": store_model(dataset, folder), "version_tags": tags})
+
+
+def version_tags(
+    dataset: PreparedDataset, folder: Path, figures: Mapping[str, float]
+) -> dict[str, str]:
+    """Return the tags of a version: its data, how it decides, and its validation figures."""
+    from image_classifier.classifier import read_settings  # imports TensorFlow
+
+    tags = {"manifest_digest": dataset.digest, **decision_tags(read_settings(folder))}
+    return tags | {f"validation_{name}": f"{value:.6g}" for name, value in figures.items()}
+
+
+def register_stored(address: str, name: str, run_id: str, tags: dict[str, str]) -> Version:
+    """Register a stored model as a new version with tags; note it on its run."""
+    number = str(mlflow.register_model(address, name).version)
+    version = Version(name, number, run_id, tags)
+    tag_version(version, tags)
+    mlflow.MlflowClient().set_tag(run_id, "registered_version", version.uri)
+    return version
+
+
+def run_id() -> str:
+    """Return the id of the open run."""
+    return str(mlflow.active_run().info.run_id)
+
+
+def store_model(dataset: PreparedDataset, folder: Path) -> str:
+    """Store a classifier's folder with the open run; return the stored model's address.
+
+    Args:
+        dataset: Gives a validation image as the model's input example.
+        folder: What `Classifier.load` reads.
+    """
     from image_classifier import serving  # imports TensorFlow, which rollback does without
     from image_classifier.classifier import read_settings
 
@@ -239,18 +288,8 @@ def register(
             f"{name}=={importlib.metadata.version(name)}"
             for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy")
         ],
-        registered_model_name=config.tracking.registered_model,
     )
-    version = Version(
-        name=config.tracking.registered_model,
-        version=str(info.registered_model_version),
-        run_id=mlflow.active_run().info.run_id,
-        tags={"manifest_digest": dataset.digest, **decision_tags(settings)}
-        | {f"validation_{name}": f"{value:.6g}" for name, value in figures.items()},
-    )
-    tag_version(version, version.tags)
-    log_tags({"registered_version": version.uri})
-    return version
+    return str(info.model_uri)
 
 
 def decision_tags(settings: "Settings") -> dict[str, str]:
@@ -368,58 +407,6 @@ def load_classifier(uri: str) -> "Classifier":
         return cast("Classifier", served.classifier)
     except MlflowException as error:
         raise InputError(f"{uri} cannot be loaded: {error.message}") from None
-
-
-def start_sweep(experiment_name: str, overrides: Sequence[str]) -> str:
-    """Create the parent run of a sweep, tell it to the jobs by the environment; return its id."""
-    experiment = experiment_id(experiment_name)
-    client = mlflow.MlflowClient()
-    # `mlflow run` has made a run already; taken out, so that no job takes it for its own
-    run_id = os.environ.pop("MLFLOW_RUN_ID", None) or client.create_run(experiment).info.run_id
-    tags = {"mlflow.runName": "sweep " + " ".join(overrides), **provenance()}
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
-    os.environ[SWEEP_VARIABLE] = run_id
-    return str(run_id)
-
-
-def finish_sweep(parent: str) -> SweepResult:
-    """Close a sweep's parent run, and name its best child on it."""
-    os.environ.pop(SWEEP_VARIABLE, None)
-    client = mlflow.MlflowClient()
-    children = client.search_runs(
-        [client.get_run(parent).info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent}'",
-        max_results=10_000,
-    )
-    finished = [child for child in children if child.info.status == "FINISHED"]
-    monitors = {child.data.params["training.monitor"] for child in finished}
-    monitor = monitors.pop() if len(monitors) == 1 else "val_accuracy"
-    metric = f"best_{monitor}"
-    result = SweepResult(metric, len(finished), len(children) - len(finished), None)
-    if finished:
-        choose = min if monitor == "val_loss" else max
-        child = choose(finished, key=lambda child: child.data.metrics[metric])
-        result.best = BestJob(
-            name=child.info.run_name,
-            run_id=child.info.run_id,
-            value=child.data.metrics[metric],
-            version=child.data.tags["registered_version"],
-            overrides=json.loads(child.data.tags["overrides"]),
-        )
-        client.log_metric(parent, metric, result.best.value)
-        for key, value in asdict(result.best).items():
-            client.set_tag(parent, f"best.{key}", value)
-    client.log_metric(parent, "jobs_finished", result.finished)
-    client.log_metric(parent, "jobs_failed", result.failed)
-    client.set_terminated(parent, "FINISHED" if finished and not result.failed else "FAILED")
-    return result
-
-
-def abandon_sweep() -> None:
-    """Close the parent run as failed, if this process has a sweep open."""
-    if parent := os.environ.pop(SWEEP_VARIABLE, None):
-        mlflow.MlflowClient().set_terminated(parent, "FAILED")
 
 
 def provenance() -> dict[str, str]:

@@ -19,28 +19,57 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier import config as configuration
-from image_classifier import sweep
+from image_classifier import devices_of_job, sweep
 from image_classifier.config import CONF, Config
 from image_classifier.dataset import load_prepared
+from image_classifier.errors import InputError
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(composed: DictConfig) -> float:
-    """Train with what Hydra composed; in a sweep, a failure is returned as NaN, not raised."""
-    config = configuration.from_hydra(composed)
-    dataset = load_prepared(config)
+    """Train with what Hydra composed; return the best value of `training.monitor`."""
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
+    if job.mode == RunMode.MULTIRUN:
+        return run_job(composed, overrides, Path(job.runtime.output_dir))
+    config = configuration.from_hydra(composed)
+    if config.tracking.register_models != "each":
+        raise InputError(
+            f"tracking.register_models={config.tracking.register_models} is for sweeps: a single "
+            f"run registers its model."
+        )
+    dataset = load_prepared(config)
+    # TensorFlow and MLflow take seconds to import: --help and bad input do without
+    from image_classifier.training import train
+
+    return train(config, dataset, Path(job.runtime.output_dir), run_name(config), overrides)
+
+
+def run_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
+    """Train one job of a sweep, unless it is done already; a failure is returned as NaN.
+
+    The other jobs go on then, and the error is on the job's MLflow run.
+    """
+    from image_classifier import sweep_runs
+
     try:
-        # TensorFlow and MLflow take seconds to import: --help and bad input do without
+        config = configuration.from_hydra(composed)
+        dataset = load_prepared(config)
+        if (value := sweep_runs.finished_value(config, dataset)) is not None:
+            print(f"Finished before: {' '.join(overrides)}")
+            return value
+        devices_of_job.claim_gpu()
         from image_classifier.training import train
 
-        return train(config, dataset, Path(job.runtime.output_dir), run_name(config), overrides)
-    except Exception:
-        if job.mode != RunMode.MULTIRUN:
-            raise
-        # the other jobs go on; the job's MLflow run is marked as failed
-        logging.getLogger(__name__).exception("Failed: %s", " ".join(overrides))
+        value = train(config, dataset, output, run_name(config), overrides)
+        sweep_runs.update_leader(config.training.monitor)
+        return value
+    except Exception as error:
+        expected = isinstance(error, InputError)  # says all there is to say
+        logging.getLogger(__name__).error(
+            "Failed: %s: %s", " ".join(overrides), error, exc_info=not expected
+        )
+        sweep_runs.record_failure(overrides, error)
         return float("nan")
 
 
@@ -64,3 +93,6 @@ if __name__ == "__main__":
     except configuration.COMPOSITION_ERRORS as problem:
         sweep.abandon()
         sys.exit(f"train: {configuration.explain(problem)}")
+    except BaseException:
+        sweep.abandon()
+        raise

@@ -22,12 +22,14 @@ from image_classifier import (
     models,
     paths,
     plots,
+    sweep_runs,
     tracking,
 )
 from image_classifier.checkpoint import BestCheckpoint
 from image_classifier.config import Config, Training
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
+from image_classifier.stopping import MedianStopping
 
 History = Mapping[str, Sequence[float]]
 
@@ -47,22 +49,17 @@ def train(
     Returns:
         The best epoch's value of `training.monitor`.
     """
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     devices.check(config.training)
-    with tracking.training_run(config, dataset, name) as run_id:
+    with tracking.training_run(config, dataset, name, overrides) as run_id:
         device = devices.describe()
         print(device)
         print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
-        tracking.log_tags(
-            {
-                "device": device,
-                "threads": devices.threads(),
-                "overrides": json.dumps(list(overrides)),
-            }
-        )
+        strategy = devices.configure(config.training)
+        tracking.log_tags({"device": device, "threads": devices.threads()})
         tracking.log_settings(config)
 
-        with devices.configure(config.training).scope():
+        with strategy.scope():
             model = compiled_model(config, dataset)
         model.summary()
         output.mkdir(parents=True, exist_ok=True)
@@ -93,17 +90,38 @@ def train(
             [paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED],
             "data",
         )
-        version = tracking.register(config, dataset, output / paths.MODEL, validation)
+        registered = store(config, dataset, output, validation)
         tracking.log_metrics(
-            {"fit_seconds": fit_seconds, "train_seconds": time.perf_counter() - started}
+            {
+                "fit_seconds": fit_seconds,
+                "train_seconds": time.perf_counter() - started,
+                "cpu_seconds": time.process_time() - cpu_started,
+                "stored_bytes": sum(
+                    path.stat().st_size for path in output.rglob("*") if path.is_file()
+                ),
+            }
         )
-    record = {"run_id": run_id, "name": version.name, "version": version.version}
-    (output / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
     print(
         f"Best epoch {best_epoch}: {config.training.monitor} {best:.4f}. "
-        f"MLflow run {run_id}, registered as {version.uri}."
+        f"MLflow run {run_id}, {registered}."
     )
     return best
+
+
+def store(
+    config: Config, dataset: PreparedDataset, output: Path, validation: Mapping[str, float]
+) -> str:
+    """Store the model as `tracking.register_models` says; return in words what became of it."""
+    folder = output / paths.MODEL
+    if config.tracking.register_models == "none":
+        return "not stored"
+    if config.tracking.register_models == "best":
+        tracking.store_for_later(dataset, folder, validation)
+        return "stored"
+    version = tracking.register(config, dataset, folder, validation)
+    record = {"run_id": version.run_id, "name": version.name, "version": version.version}
+    (output / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
+    return f"registered as {version.uri}"
 
 
 def compiled_model(config: Config, dataset: PreparedDataset) -> keras.Model:
@@ -134,6 +152,9 @@ def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint
         InputError: the training diverged, so there is no best epoch.
     """
     training = config.training
+    callbacks: list[keras.callbacks.Callback] = []
+    if training.stop_below_median:
+        callbacks = [MedianStopping(sweep_runs.best_so_far_curves(training.monitor), training)]
     empty = models.build(config.model, config.image.shape, len(dataset.classes))
     result = model.fit(
         batches.training_batches(
@@ -153,6 +174,7 @@ def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint
             keras.callbacks.EarlyStopping(
                 training.monitor, mode=training.mode, patience=training.patience
             ),
+            *callbacks,
             EpochLogger(training),
         ],
         shuffle=False,  # the batches are shuffled already
