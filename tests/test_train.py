@@ -77,9 +77,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_for_each_job(project: Project, swe
 
 
 def test_a_sweep_ends_with_the_command_that_adopts_the_best(project: Project, sweep: str):
-    command = re.search(r"dvc exp run (-S .*)", sweep)[1]
-    assert "-S 'optimizer.learning_rate=" in command
-    assert "-S 'training.seed=" in command
+    parent = mlflow.MlflowClient(project.store).get_run(re.search(r"Sweep (\w+):", sweep)[1])
+    assert f"image_classifier.adopt {parent.data.tags['best.run_id']} NAME" in sweep
 
 
 def test_a_failing_job_does_not_stop_the_others(project: Project):

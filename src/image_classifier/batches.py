@@ -186,6 +186,7 @@ def _pipeline(dataset: PreparedDataset, load: object, steps: range) -> tf.data.D
     # With autotuning, the end of an epoch or of the training waits until its thread wakes up, at
     # 10 * (2^n - 1) milliseconds: up to as long again as the training took.
     options.autotune.enabled = False
+    options.threading.private_threadpool_size = threads()
     return (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(load_step, num_parallel_calls=threads(), deterministic=True)

@@ -59,6 +59,7 @@ def configure(training: Training) -> tf.distribute.Strategy:
     """
     if training.threads:
         tf.config.threading.set_intra_op_parallelism_threads(training.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(training.threads)
     keras.backend.clear_session()
     keras.utils.set_random_seed(training.seed)
     if training.deterministic:
