@@ -36,11 +36,10 @@ class SweepCallback(Callback):
         SweepCallback.parent = parent
         if done:
             print(f"Sweep {parent} goes on: {done} of its jobs are finished already.")
-        variables = {
-            tracking.SWEEP_VARIABLE: parent,
+        variables = {tracking.SWEEP_VARIABLE: parent}
+        if "@" not in tracking.uri():  # a password in it would end up in Hydra's files
             # jobs on other machines see neither this environment nor this folder
-            "MLFLOW_TRACKING_URI": tracking.uri(),
-        }
+            variables["MLFLOW_TRACKING_URI"] = tracking.uri()
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra += [
                 f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()

@@ -1,0 +1,29 @@
+"""One GPU for each process; a list of numbers stands for the GPUs, which a test cannot have."""
+
+import subprocess
+import sys
+
+CODE = (
+    "import os, sys; from image_classifier import devices_of_job as d; d.claim_gpu(); "
+    "d.claim_gpu(); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+)
+
+
+def start(gpus: str, tmp_path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env={"CUDA_VISIBLE_DEVICES": gpus, "ONE_GPU_PER_JOB": "1", "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+
+
+def test_each_process_has_a_gpu_of_its_own_until_it_ends(tmp_path):
+    first, second = start("3,5", tmp_path), start("3,5", tmp_path)
+    assert {first.stdout.readline().strip(), second.stdout.readline().strip()} == {"3", "5"}
+    third = start("3,5", tmp_path)
+    assert "no free GPU among 3, 5" in third.communicate()[1]
+    first.communicate()
+    fourth = start("3,5", tmp_path)
+    assert fourth.stdout.readline().strip() in ("3", "5")
+    second.communicate()
+    fourth.communicate()

@@ -1,0 +1,33 @@
+import keras
+import pytest
+
+from image_classifier import config
+from image_classifier.stopping import MedianStopping
+
+GOOD = [[0.5, 0.4, 0.3, 0.2]] * 3 + [[0.9, 0.8, 0.7, 0.6]] * 2  # the median is that of the good
+
+
+def epochs_run(values: list[float], curves: list[list[float]]) -> int:
+    training = config.from_hydra(config.compose()).training
+    stopping = MedianStopping(curves, training)
+    stopping.set_model(keras.Sequential())
+    for epoch, value in enumerate(values):
+        stopping.on_epoch_end(epoch, {training.monitor: value})
+        if stopping.model.stop_training:
+            return epoch + 1
+    return len(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "curves", "epochs"),
+    [
+        ([0.9, 0.8, 0.7, 0.6], GOOD, 3),  # worse: at the first look
+        ([0.9, 0.8, 0.25, 0.24], GOOD, 4 - 0),  # caught up, then fell behind at the fourth
+        ([0.4, 0.3, 0.2, 0.1], GOOD, 4),  # better
+        ([0.2, 0.9, 0.9, 0.9], GOOD, 4),  # the best so far counts
+        ([0.9, 0.8, 0.7, 0.6], GOOD[:3], 4),  # too few to compare with
+        ([float("nan")] * 4, GOOD, 3),
+    ],
+)
+def test_a_job_below_the_median_of_finished_ones_stops(values, curves, epochs):
+    assert epochs_run(values, curves) == epochs

@@ -1,0 +1,187 @@
+"""Sweeps through the real command line: what they leave, and how they go on after a death."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from conftest import SHRUNK, Project, copy_of
+from image_classifier.sweep import lock_or_exit
+
+SMALL = [*SHRUNK, "training.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def swept(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project, with a sweep of three jobs of which one fails."""
+    copy = copy_of(project, tmp_path_factory.mktemp("swept") / "project")
+    copy.output = copy.module(
+        "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
+    )
+    return copy
+
+
+def parent_of(output: str) -> str:
+    return re.search(r"Sweep (\w+): ", output)[1]
+
+
+def children(project: Project, parent: str) -> list[mlflow.entities.Run]:
+    query = f"tags.`mlflow.parentRunId` = '{parent}'"
+    return mlflow.MlflowClient(project.store).search_runs(["1"], query)
+
+
+def test_a_job_with_a_wrong_setting_is_a_failed_run_with_its_error(swept: Project):
+    assert "2 jobs finished, 1 failed" in swept.output
+    assert "failed:" in swept.output
+    assert "Traceback" not in swept.output
+    (failed,) = [
+        run for run in children(swept, parent_of(swept.output)) if run.info.status == "FAILED"
+    ]
+    assert "model.dropout" in failed.data.tags["error"]
+    assert "model.dropout=7" in json.loads(failed.data.tags["overrides"])
+
+
+def test_the_parent_tells_space_leader_costs_and_results(swept: Project, tmp_path: Path):
+    client = mlflow.MlflowClient(swept.store)
+    parent = client.get_run(parent_of(swept.output))
+    assert "model.dropout=0.1,0.3,7" in parent.data.tags["search_space"]
+    assert "--multirun" in parent.data.tags["command"]
+    live = client.get_metric_history(parent.info.run_id, "best_val_loss")
+    assert [metric.step for metric in live] == [1, 2]
+    assert live[-1].value == min(metric.value for metric in live)
+    done = [run for run in children(swept, parent.info.run_id) if run.info.status == "FINISHED"]
+    for name in ("train_seconds", "cpu_seconds", "stored_bytes"):
+        total = sum(run.data.metrics[name] for run in done)
+        assert parent.data.metrics[f"sum_{name}"] == pytest.approx(total)
+        assert total > 0
+    files = {file.path for file in client.list_artifacts(parent.info.run_id, "sweep")}
+    assert files == {"sweep/results.csv", "sweep/results.png"}
+    table = client.download_artifacts(parent.info.run_id, "sweep/results.csv", str(tmp_path))
+    with Path(table).open() as file:
+        assert {row["model.dropout"] for row in csv.DictReader(file)} == {"0.1", "0.3"}
+
+
+def test_the_same_command_again_runs_only_what_is_not_finished(swept: Project):
+    before = {run.info.run_id for run in children(swept, parent_of(swept.output))}
+    again = swept.module(
+        "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
+    )
+    assert parent_of(again) == parent_of(swept.output)
+    assert again.count("Finished before:") == 2
+    assert {run.info.run_id for run in children(swept, parent_of(again))} == before
+
+
+def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
+    command = [sys.executable, "-m", "image_classifier.train", "--multirun", *SMALL]
+    command += ["training.seed=10,11,12"]
+    log = swept.folder / "killed.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=swept.folder, env=swept.environment, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+    for _ in range(600):  # the first job is done, the second began
+        if log.read_text().count("classes: ") >= 2:
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    output = swept.run(*command)
+    assert "1 of its jobs are finished already" in output
+    assert "3 jobs finished, 0 failed" in output
+    runs = children(swept, parent_of(output))
+    done = [run for run in runs if run.info.status == "FINISHED"]
+    assert sorted(run.data.params["training.seed"] for run in done) == ["10", "11", "12"]
+    assert [run.info.status for run in runs if run not in done] == ["KILLED"]
+
+
+@pytest.mark.parametrize("launcher", ["cores", "processes", "ray"])
+def test_every_launcher_gives_the_same_weights(swept: Project, launcher: str):
+    output = swept.module("train", "--multirun", *SMALL, f"launch={launcher}",
+                          "model.dropout=0.1,0.3")  # fmt: skip
+    assert "2 jobs finished, 0 failed" in output
+    serial = children(swept, parent_of(swept.output))
+    here = children(swept, parent_of(output))
+    digests = [
+        {run.data.tags["weights_sha256"] for run in runs if run.info.status == "FINISHED"}
+        for runs in (serial, here)
+    ]
+    assert digests[0] == digests[1]
+    assert {run.data.tags["threads"] for run in here} == {"1"}
+
+
+def test_a_search_minimises_the_validation_loss(swept: Project):
+    output = swept.module("train", "--multirun", *SMALL, "search=compact",
+                          "hydra.sweeper.n_trials=3", "tracking.register_models=best")  # fmt: skip
+    assert "3 jobs finished, 0 failed" in output
+    parent = parent_of(output)
+    client = mlflow.MlflowClient(swept.store)
+    runs = children(swept, parent)
+    assert len({run.data.params["optimizer.learning_rate"] for run in runs}) == 3
+    best = client.get_run(parent).data.tags
+    assert float(best["best.value"]) == min(run.data.metrics["best_val_loss"] for run in runs)
+    assert best["best.version"].startswith("models:/")
+    registered = [run for run in runs if "registered_version" in run.data.tags]
+    assert [run.info.run_id for run in registered] == [best["best.run_id"]]
+
+
+def test_without_registration_only_metrics_are_kept(swept: Project):
+    output = swept.module("train", "--multirun", *SMALL, "tracking.register_models=none",
+                          "training.seed=20")  # fmt: skip
+    (run,) = children(swept, parent_of(output))
+    assert not run.outputs.model_outputs
+    assert "best_val_loss" in run.data.metrics
+    output = swept.module("train", *SMALL, "tracking.register_models=none", code=1)
+    assert "is for sweeps" in output
+
+
+def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project):
+    client = mlflow.MlflowClient(swept.store)
+    best = client.get_run(parent_of(swept.output)).data.tags["best.run_id"]
+    run = client.get_run(best)
+    # the preset does not hold the size of the pictures
+    conf = swept.folder / "conf" / "config.yaml"
+    conf.write_text(
+        conf.read_text().replace("height: 200", "height: 48").replace("width: 200", "width: 48")
+    )
+    swept.module("adopt", best, "winner")
+    preset = (swept.folder / "conf/experiment/winner.yaml").read_text()
+    assert f"{run.data.metrics['best_val_loss']:.4f}" in preset.splitlines()[1]
+    assert "threads: 1" in preset
+    swept.run("dvc", "repro", "train")
+    repeated = client.get_run(swept.read("build/train/run.json")["run_id"])
+    assert repeated.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]
+    assert "exists already" in swept.module("adopt", best, "winner", code=1)
+    assert "cannot be read" in swept.module("adopt", "0" * 32, "other", code=1)
+    assert not (swept.folder / "conf/experiment/other.yaml").exists()
+
+
+def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
+    parent = parent_of(swept.output)
+    client = mlflow.MlflowClient(swept.store)
+    best = client.get_run(parent).data.tags["best.run_id"]
+    output = swept.module("retention", parent)
+    assert "1 models deleted" in output
+    for run in children(swept, parent):
+        if run.info.status == "FINISHED":
+            left = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+            assert bool(left) == (run.info.run_id == best)
+            assert "best_val_loss" in run.data.metrics
+    assert "0 models deleted" in swept.module("retention", parent)
+    assert "no sweep" in swept.module("retention", "0" * 32, code=1)
+
+
+def test_the_same_sweep_twice_at_once_is_refused(swept: Project, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(swept.folder)
+    overrides = [*SMALL, "training.seed=30"]
+    lock = lock_or_exit(overrides)
+    assert "runs already" in swept.module("train", "--multirun", *overrides, code=1)
+    lock.release()
