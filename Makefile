@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install run test bench reproduce params ui clean
+.PHONY: help install run test faults bench reproduce params ui clean
 DATASET ?= data
 .DEFAULT_GOAL := help
 
@@ -21,15 +21,23 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@grep -q MLFLOW_DISABLE_TELEMETRY $(BIN)/activate || echo 'export MLFLOW_DISABLE_TELEMETRY=true' >> $(BIN)/activate
 	@touch $@
 
+# what tests need besides: every extra
+$(BIN)/.installed-dev: requirements-dev.lock $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	@touch $@
+
 run: install ## run the pipeline, then show its figures and what to do next
 	dvc repro
 	@python -m image_classifier.summary
 
-test: install ## lint, check types, and run the tests
+test: $(BIN)/.installed-dev ## lint, check types, and run the tests
 	ruff check .
 	ruff format --check .
 	mypy
 	pytest -n 2 --dist loadfile
+
+faults: $(BIN)/.installed-dev ## run the long tests: many jobs at once, several servers
+	pytest -m slow
 
 bench: install ## measure against the article's way, on DATASET=folder of images
 	python benchmarks/run.py "$(DATASET)"

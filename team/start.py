@@ -90,12 +90,9 @@ def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]])
 
     processes.append(start_postgres(folder / "postgres", database_port, password))
     wait_for(database_port, processes[-1], "PostgreSQL")
+    storage = ["moto_server", "--host", "127.0.0.1", "--port", str(s3_port)]
     processes.append(
-        subprocess.Popen(
-            ["moto_server", "--host", "127.0.0.1", "--port", str(s3_port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        subprocess.Popen(storage, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     )
     wait_for(s3_port, processes[-1], "the S3 server")
     client = boto3.client(
@@ -111,36 +108,23 @@ def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]])
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     database = f"postgresql+psycopg://mlflow:{password}@127.0.0.1:{database_port}/postgres"
+    mlflow = ["mlflow", "server", "--app-name", "basic-auth", "--workers", "2"]
+    mlflow += ["--host", "127.0.0.1", "--port", str(mlflow_port)]
+    mlflow += ["--artifacts-destination", "s3://mlflow"]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": database,  # not on the command line: all can see that
+        "MLFLOW_S3_ENDPOINT_URL": s3,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(),
+        # eight processes for its language model pages, which outlive the server
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with (folder / "mlflow.log").open("wb") as log:
         processes.append(
             subprocess.Popen(
-                [
-                    "mlflow",
-                    "server",
-                    "--app-name",
-                    "basic-auth",
-                    "--workers",
-                    "2",
-                    "--host",
-                    "127.0.0.1",
-                    "--port",
-                    str(mlflow_port),
-                    "--artifacts-destination",
-                    "s3://mlflow",
-                ],
-                env=os.environ
-                | keys
-                | {
-                    "MLFLOW_BACKEND_STORE_URI": database,  # not on the command line: all see that
-                    "MLFLOW_S3_ENDPOINT_URL": s3,
-                    "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-                    "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-                    "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(),
-                },
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-            )  # fmt: skip
+                mlflow, env=os.environ | keys | environment, stdout=log, stderr=log, cwd=folder
+            )
         )
     wait_for(mlflow_port, processes[-1], f"MLflow, see {folder / 'mlflow.log'},")
     wait_until_healthy(f"http://127.0.0.1:{mlflow_port}")
@@ -167,7 +151,7 @@ def wait_until_healthy(address: str) -> None:
 def stop(processes: list[subprocess.Popen[bytes]]) -> None:
     """End all servers, the last started first."""
     for process in reversed(processes):
-        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        process.send_signal(signal.SIGINT)  # what PostgreSQL calls a fast shutdown
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
@@ -187,15 +171,17 @@ def main() -> None:
     folder.chmod(0o755)
     password = os.environ.get("TEAM_PASSWORD") or secrets.token_urlsafe(12)
     processes: list[subprocess.Popen[bytes]] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name, value in start(folder, password, processes).items():
             print(f"export {name}={shlex.quote(value)}")
         print("# in every clone, once: dvc remote add --local --default team s3://dvc", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
+    except KeyboardInterrupt:
+        pass
     finally:
         stop(processes)
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     main()

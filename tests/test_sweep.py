@@ -185,3 +185,30 @@ def test_the_same_sweep_twice_at_once_is_refused(swept: Project, monkeypatch: py
     lock = lock_or_exit(overrides)
     assert "runs already" in swept.module("train", "--multirun", *overrides, code=1)
     lock.release()
+
+
+@pytest.mark.slow
+def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project, tmp_path: Path):
+    store = f"sqlite:///{tmp_path / 'fresh.db'}"
+    commands = [
+        [sys.executable, "-m", "image_classifier.train", "--multirun", *SMALL,
+         "training.threads=1", f"training.seed={2 * number},{2 * number + 1}"]
+        for number in range(8)
+    ]  # fmt: skip
+    environment = swept.environment | {"MLFLOW_TRACKING_URI": store}
+    processes = [
+        subprocess.Popen(
+            command, cwd=swept.folder, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for command in commands
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    assert all("2 jobs finished, 0 failed" in output for output in outputs), outputs
+    client = mlflow.MlflowClient(store)
+    runs = client.search_runs(["1"], "params.`training.threads` = '1'")
+    assert sorted(int(run.data.params["training.seed"]) for run in runs) == list(range(16))
+    assert len({run.data.tags["registered_version"] for run in runs}) == 16
+    for run in runs:
+        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
+        assert client.list_artifacts(run.info.run_id, "training")

@@ -101,12 +101,13 @@ def test_another_clone_sees_run_model_and_data_without_the_dataset_repository(
     assert picture.name in second.module("predict", str(picture))
 
     # what the second clone adds, the first one sees
-    second.module("train", "training.epochs=1", "--config-path", str(second.folder),
-                  "--config-name", "params", "training.seed=9")  # fmt: skip
+    second.module("train", "--config-path", str(second.folder), "--config-name", "params",
+                  "training.epochs=1", "training.seed=9")  # fmt: skip
     seeds = {run.data.params.get("training.seed") for run in store.search_runs(["1"])}
     assert seeds == {"0", "9"}
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_on_postgresql_lose_nothing(
     first: Project, team: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
