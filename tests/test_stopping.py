@@ -10,10 +10,12 @@ GOOD = [[0.5, 0.4, 0.3, 0.2]] * 3 + [[0.9, 0.8, 0.7, 0.6]] * 2  # the median is 
 def epochs_run(values: list[float], curves: list[list[float]]) -> int:
     training = config.from_hydra(config.compose()).training
     stopping = MedianStopping(curves, training)
-    stopping.set_model(keras.Sequential())
+    model = keras.Sequential()
+    model.stop_training = False  # as fit() sets it
+    stopping.set_model(model)
     for epoch, value in enumerate(values):
         stopping.on_epoch_end(epoch, {training.monitor: value})
-        if stopping.model.stop_training:
+        if model.stop_training:
             return epoch + 1
     return len(values)
 
@@ -22,7 +24,7 @@ def epochs_run(values: list[float], curves: list[list[float]]) -> int:
     ("values", "curves", "epochs"),
     [
         ([0.9, 0.8, 0.7, 0.6], GOOD, 3),  # worse: at the first look
-        ([0.9, 0.8, 0.25, 0.24], GOOD, 4 - 0),  # caught up, then fell behind at the fourth
+        ([0.9, 0.8, 0.25, 0.24], GOOD, 4),  # caught up, then fell behind at the fourth
         ([0.4, 0.3, 0.2, 0.1], GOOD, 4),  # better
         ([0.2, 0.9, 0.9, 0.9], GOOD, 4),  # the best so far counts
         ([0.9, 0.8, 0.7, 0.6], GOOD[:3], 4),  # too few to compare with

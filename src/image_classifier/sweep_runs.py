@@ -276,10 +276,10 @@ def delete_losers(parent: str) -> tuple[int, float]:
             continue
         for version in registered:
             client.delete_model_version(version.name, version.version)
-        for output in child.outputs.model_outputs if child.outputs else []:
-            model = client.get_logged_model(output.model_id)
+        experiment, run_id = child.info.experiment_id, child.info.run_id
+        for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
             get_artifact_repository(model.artifact_location).delete_artifacts()
-            client.delete_logged_model(output.model_id)
+            client.delete_logged_model(model.model_id)
             number += 1
             size += child.data.metrics.get("stored_bytes", 0)
     return number, size
