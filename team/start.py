@@ -57,8 +57,11 @@ def start_postgres(folder: Path, port: int, password: str) -> subprocess.Popen[b
     file.chmod(0o644 if owner else 0o600)
     command = [postgres_program("initdb"), "--pgdata", str(folder / "data"), "--username", "mlflow"]
     command += ["--auth", "scram-sha-256", "--pwfile", str(file), "--encoding", "UTF8"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=owner, cwd="/")
+    made = subprocess.run(command, stdout=subprocess.DEVNULL, user=owner, cwd="/")
     file.unlink()
+    if made.returncode:
+        who = f" Its user, {owner}, must be able to reach that folder." if owner else ""
+        sys.exit(f"start: PostgreSQL cannot make a database in {folder}.{who}")
     return subprocess.Popen(
         [
             postgres_program("postgres"), "-D", str(folder / "data"), "-p", str(port),

@@ -103,7 +103,10 @@ def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
     assert [run.info.status for run in runs if run not in done] == ["KILLED"]
 
 
-@pytest.mark.parametrize("launcher", ["cores", "processes", "ray"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["cores", *(pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "ray"))],
+)
 def test_every_launcher_gives_the_same_weights(swept: Project, launcher: str):
     output = swept.module("train", "--multirun", *SMALL, f"launch={launcher}",
                           "model.dropout=0.1,0.3")  # fmt: skip

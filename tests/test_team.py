@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,10 @@ NAME = "pictures-classifier"
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def team() -> Iterator[dict[str, str]]:
     """The environment of a member of the team."""
-    folder = tmp_path_factory.mktemp("team")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # the database does not run as root
+    folder = Path(tempfile.mkdtemp())  # pytest's own are closed to the database's user
+    folder.chmod(0o755)
     process = subprocess.Popen(
         [sys.executable, ROOT / "team/start.py", folder / "servers"],
         env=Project(folder).environment, stdout=subprocess.PIPE, text=True,
@@ -33,10 +33,11 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             break
         name, value = line.removeprefix("export ").strip().split("=", 1)
         environment[name] = value.strip("'")
-    assert environment, (folder / "servers/mlflow.log").read_text()
+    assert environment, "team/start.py did not start"
     yield environment
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

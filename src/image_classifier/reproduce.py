@@ -22,7 +22,7 @@ from image_classifier.errors import InputError
 if TYPE_CHECKING:
     from image_classifier.tracking import Record
 
-NOT_REPEATED = ("fit_seconds", "train_seconds")
+NOT_REPEATED = ("fit_seconds", "train_seconds", "cpu_seconds", "stored_bytes")
 
 
 def reproduce(run_id: str) -> bool:
