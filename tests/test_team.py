@@ -54,11 +54,12 @@ def first(team: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pro
     repository = Project(folder / "repository")
     repository.run("git", "init", "--quiet")
     repository.commit()
-    project = new_project(
-        folder / "project", *SHRUNK, "dataset=git", "dataset.name=pictures",
-        f"dataset.url={repository.folder}", "dataset.positive_class=cat",
-        "promotion.accept_shortcuts=[metadata,border]",
-    )  # fmt: skip
+    overrides = [
+        *SHRUNK, "dataset=git", "dataset.name=pictures", "dataset.positive_class=cat",
+        f"dataset.url={repository.folder}", "promotion.accept_shortcuts=[metadata,border]",
+    ]  # fmt: skip
+    project = new_project(folder / "project", *overrides)
+    project.overrides = overrides
     project.environment |= team
     project.run("dvc", "repro")
     project.run("dvc", "remote", "add", "--local", "--default", "team", "s3://dvc")
@@ -113,9 +114,8 @@ def test_jobs_side_by_side_on_postgresql_lose_nothing(
     first: Project, team: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     output = first.module(
-        "train", "--multirun", "--config-path", str(first.folder), "--config-name", "params",
-        "hydra/launcher=joblib", "training.threads=1", "training.epochs=1",
-        "training.seed=0,1,2,3,4,5,6,7", "hydra.launcher.n_jobs=4",
+        "train", "--multirun", *first.overrides, "launch=cores", "hydra.launcher.n_jobs=4",
+        "training.epochs=1", "training.seed=0,1,2,3,4,5,6,7",
     )  # fmt: skip
     assert "8 jobs finished, 0 failed" in output
     store = client(team, monkeypatch)

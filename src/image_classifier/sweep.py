@@ -25,6 +25,22 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what a sweep cannot do, and open the parent run."""
+        try:
+            self.open(config)
+        except Exception as error:  # or the jobs would run without a sweep
+            sys.exit(f"train: the sweep cannot be opened in MLflow: {error}")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Close the parent run; print the best job, and exit 1 where any job failed."""
+        try:
+            result = self.close(config)
+        except Exception as error:
+            sys.exit(f"train: the jobs ran, but the sweep cannot be closed in MLflow: {error}")
+        if result.failed or not result.best:
+            sys.exit(1)
+
+    def open(self, config: DictConfig) -> None:
+        """Open the parent run, and have its id told to the jobs."""
         overrides = list(config.hydra.overrides.task)
         searched = config.hydra.sweeper.get("params") or {}
         space = [*overrides, *(f"{name}={values}" for name, values in searched.items())]
@@ -45,8 +61,8 @@ class SweepCallback(Callback):
                 f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()
             ]
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Close the parent run; print the best job, and exit 1 where any job failed."""
+    def close(self, config: DictConfig) -> "SweepResult":
+        """Close the parent run, and print how the sweep ended."""
         from image_classifier import sweep_runs
         from image_classifier.config import Tracking
 
@@ -57,8 +73,7 @@ class SweepCallback(Callback):
         SweepCallback.lock.release()
         print(summary(SweepCallback.parent, result))
         SweepCallback.parent = None
-        if result.failed or not result.best:
-            sys.exit(1)
+        return result
 
 
 def summary(parent: str, result: "SweepResult") -> str:

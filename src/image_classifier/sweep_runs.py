@@ -1,6 +1,7 @@
 """A sweep in MLflow: a parent run, its jobs as children, and which of them are done."""
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -65,11 +66,10 @@ def start(experiment_name: str, overrides: Sequence[str], space: Sequence[str]) 
     """
     experiment = tracking.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
-    key = json.dumps(sorted(overrides))
+    key = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()
     left = client.search_runs(
         [experiment],
-        f"tags.sweep_key = '{key.replace(chr(39), chr(92) + chr(39))}' AND "
-        f"attributes.status != 'FINISHED'",
+        f"tags.sweep_key = '{key}' AND attributes.status != 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
@@ -83,7 +83,7 @@ def start(experiment_name: str, overrides: Sequence[str], space: Sequence[str]) 
         return parent, len(finished(parent))
     parent = given or client.create_run(experiment).info.run_id
     tags = {
-        "mlflow.runName": "sweep " + " ".join(overrides),
+        "mlflow.runName": tracking.short("sweep " + " ".join(overrides)),
         "sweep_key": key,
         "search_space": "\n".join(space)[:5000],
         **tracking.provenance(),
@@ -140,7 +140,7 @@ def record_failure(overrides: Sequence[str], error: Exception) -> None:
     client = mlflow.MlflowClient()
     tags = {
         "mlflow.parentRunId": parent,
-        "mlflow.runName": " ".join(overrides),
+        "mlflow.runName": tracking.short(" ".join(overrides)),
         "overrides": text,
         "error": tracking.explain(error),
     }

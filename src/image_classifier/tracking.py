@@ -107,9 +107,9 @@ def training_run(
         experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
     if "MLFLOW_RUN_ID" in os.environ:
         run = mlflow.start_run()  # `mlflow run` has made it already, in an experiment it chose
-        mlflow.set_tag("mlflow.runName", name)
+        mlflow.set_tag("mlflow.runName", short(name))
     else:
-        run = mlflow.start_run(experiment_id=experiment, run_name=name, parent_run_id=parent)
+        run = mlflow.start_run(experiment_id=experiment, run_name=short(name), parent_run_id=parent)
     with run:
         hyperparameters = {
             key: value
@@ -170,6 +170,11 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
 def explain(error: Exception) -> str:
     """Return an exception's kind and message, short enough for a tag."""
     return f"{type(error).__name__}: {error}"[:500]
+
+
+def short(name: str) -> str:
+    """Return a run's name cut to what a store on PostgreSQL or MySQL takes."""
+    return name if len(name) <= 250 else f"{name[:249]}…"
 
 
 def log_epoch(epoch: int, metrics: Mapping[str, float]) -> Callable[[], None]:
