@@ -174,7 +174,8 @@ def main() -> None:
     folder.chmod(0o755)
     password = os.environ.get("TEAM_PASSWORD") or secrets.token_urlsafe(12)
     processes: list[subprocess.Popen[bytes]] = []
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first
+        signal.signal(number, signal.default_int_handler)
     try:
         for name, value in start(folder, password, processes).items():
             print(f"export {name}={shlex.quote(value)}")
