@@ -88,7 +88,7 @@ def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
             command, cwd=swept.folder, env=swept.environment, stdout=file, stderr=file,
             start_new_session=True,
         )  # fmt: skip
-    for _ in range(600):  # the first job is done, the second began
+    for _ in range(3000):  # the first job is done, the second began
         if log.read_text().count("classes: ") >= 2:
             break
         time.sleep(0.1)
