@@ -7,7 +7,7 @@ its files in FOLDER; the S3 server (moto) keeps everything in memory, so this is
 for tests. For a team that stays, give MLflow the same settings with an S3 service of your own, or
 use compose.yaml.
 
-Needs `pip install '.[team]'` and PostgreSQL (Debian: `apt-get install postgresql`).
+Needs `pip install -e '.[team]'` and PostgreSQL (Debian: `apt-get install postgresql`).
 """
 
 import argparse
@@ -53,8 +53,10 @@ def start_postgres(folder: Path, port: int, password: str) -> subprocess.Popen[b
         owner = "postgres"
         shutil.chown(folder, owner)
     file = folder.parent / "password"
+    file.touch(0o600)
     file.write_text(password)
-    file.chmod(0o644 if owner else 0o600)
+    if owner:
+        shutil.chown(file, owner)
     command = [postgres_program("initdb"), "--pgdata", str(folder / "data"), "--username", "mlflow"]
     command += ["--auth", "scram-sha-256", "--pwfile", str(file), "--encoding", "UTF8"]
     made = subprocess.run(command, stdout=subprocess.DEVNULL, user=owner, cwd="/")

@@ -4,45 +4,26 @@ import base64
 import csv
 import io
 import json
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from conftest import Project
+from conftest import Project, running_server
 from image_classifier.images import decode
 
 MODEL = "models:/synthetic-xray-classifier@champion"
 
 
 @pytest.fixture(scope="module")
-def url(project: Project):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = ["mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "-p", str(port)]
-    log = (project.folder / "serve.log").open("w")
-    process = subprocess.Popen(
-        command, cwd=project.folder, env=project.environment, stdout=log, stderr=log
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/ping").close()
-                break
-            except OSError:
-                assert process.poll() is None, (project.folder / "serve.log").read_text()
-                time.sleep(0.5)
+def url(project: Project) -> Iterator[str]:
+    command = ["mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local"]
+    with running_server(command, "ping", project) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def post(url: str, body: object) -> tuple[int, dict]:

@@ -14,7 +14,6 @@ import mlflow
 import pytest
 
 from conftest import SHRUNK, Project, copy_of
-from image_classifier.sweep import lock_or_exit
 
 SMALL = [*SHRUNK, "training.epochs=1"]
 
@@ -150,11 +149,6 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project):
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent_of(swept.output)).data.tags["best.run_id"]
     run = client.get_run(best)
-    # the preset does not hold the size of the pictures
-    conf = swept.folder / "conf" / "config.yaml"
-    conf.write_text(
-        conf.read_text().replace("height: 200", "height: 48").replace("width: 200", "width: 48")
-    )
     swept.module("adopt", best, "winner")
     preset = (swept.folder / "conf/experiment/winner.yaml").read_text()
     assert f"{run.data.metrics['best_val_loss']:.4f}" in preset.splitlines()[1]
@@ -182,12 +176,33 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     assert "no sweep" in swept.module("retention", "0" * 32, code=1)
 
 
-def test_the_same_sweep_twice_at_once_is_refused(swept: Project, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(swept.folder)
-    overrides = [*SMALL, "training.seed=30"]
-    lock = lock_or_exit(overrides)
-    assert "runs already" in swept.module("train", "--multirun", *overrides, code=1)
-    lock.release()
+def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
+    command = [sys.executable, "-m", "image_classifier.train", "--multirun", *SMALL]
+    command += ["training.seed=30"]
+    before = len(list(swept.folder.glob("runs/*.lock")))
+    first = subprocess.Popen(
+        command, cwd=swept.folder, env=swept.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while len(list(swept.folder.glob("runs/*.lock"))) == before:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    assert "runs already" in swept.run(*command, code=1)
+    assert "1 jobs finished" in first.communicate()[0]
+
+
+def test_with_other_settings_in_conf_the_same_command_is_another_sweep(swept: Project):
+    conf = swept.folder / "conf/optimizer/compact.yaml"
+    before = conf.read_text()
+    conf.write_text(before.replace("0.005", "0.004"))
+    try:
+        again = swept.module(
+            "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
+        )
+    finally:
+        conf.write_text(before)
+    assert parent_of(again) != parent_of(swept.output)
+    assert "Finished before" not in again
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from image_classifier.errors import InputError
 if TYPE_CHECKING:
     from image_classifier.tracking import Record
 
-SECTIONS = ("augmentation", "model", "optimizer", "training")
+SECTIONS = ("dataset", "split", "image", "augmentation", "model", "optimizer", "training")
 
 
 def adopt(run_id: str, name: str) -> None:
@@ -41,6 +41,8 @@ def adopt(run_id: str, name: str) -> None:
     if not record.settings:
         raise InputError(f"run {run_id} has no config/params.yaml: it is no training's.")
     settings: Any = OmegaConf.to_container(OmegaConf.create(record.settings))
+    # with the run's threads, without which it does not repeat to the last bit
+    settings["training"] |= {"threads": int(record.tags["threads"]), "stop_below_median": False}
     main = CONF / "config.yaml"
     before = main.read_text()
     preset.write_text(preset_text(run_id, name, record, settings))
@@ -63,19 +65,17 @@ def preset_text(run_id: str, name: str, record: "Record", settings: dict[str, An
     """Return the preset: a header of what the run reached, then its settings."""
     monitor = settings["training"]["monitor"]
     figures = {key: max(values.items())[1] for key, values in record.metrics.items()}
-    threads = record.tags["threads"]
     header = [
         "# @package _global_",
         f"# Result: best {monitor} {figures[f'best_{monitor}']:.4f} on "
         f"{settings['dataset']['name']}.",
-        f"# Hardware and time: {record.tags['device']}, {threads} threads, "
+        f"# Hardware and time: {record.tags['device']}, "
+        f"{settings['training']['threads']} threads, "
         f"{figures['train_seconds']:.0f} s.",
         f"# Command: dvc exp run -S experiment={name}   (from MLflow run {run_id})",
         "defaults:",
         f"  - override /model: {settings['model']['name']}",
     ]
-    # with the run's threads, without which it does not repeat to the last bit
-    settings["training"] |= {"threads": int(threads), "stop_below_median": False}
     chosen = {section: settings[section] for section in SECTIONS}
     return "\n".join(header) + "\n\n" + OmegaConf.to_yaml(OmegaConf.create(chosen))
 

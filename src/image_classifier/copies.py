@@ -1,7 +1,9 @@
 """Finds images that are copies of each other, and groups what must stay together in one split."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import imagehash
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from image_classifier.images import Pixels
+from image_classifier.images import ImageFacts, Pixels, UnreadableImage, inspect
 
 SIDE = 24  # a hash has SIDE * SIDE bits, 576
 
@@ -27,6 +29,27 @@ class Pair:
     second: int
     kind: str
     distance: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an image file is, and what its copies are found by; `size` is in bytes."""
+
+    sha256: str
+    perceptual_hash: str
+    size: int
+    facts: ImageFacts
+
+
+def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
+    """Return the fingerprint of an image file, read and decoded once, or why it has none."""
+    content = path.read_bytes()
+    try:
+        facts, pixels = inspect(content)
+    except UnreadableImage as error:
+        return error
+    digest = hashlib.sha256(content).hexdigest()
+    return Fingerprint(digest, perceptual_hash(pixels), len(content), facts)
 
 
 def perceptual_hash(pixels: Pixels) -> str:

@@ -56,6 +56,11 @@ class ImageRow:
     height: int
     bytes: int
 
+    @property
+    def unit(self) -> str:
+        """What a bootstrap draws it with: its group, or else images of the same content."""
+        return self.group or self.sha256
+
 
 @dataclass(frozen=True)
 class PreparedDataset:
@@ -86,11 +91,6 @@ class PreparedDataset:
         """
         mapped: Pixels = np.load(self.images_file, mmap_mode="r")
         return mapped
-
-    @property
-    def groups(self) -> list[str]:
-        """For each row the group that it is drawn with: its own, or its content's."""
-        return [row.group or row.sha256 for row in self.rows]
 
     def indices(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the row numbers of one split, int64, in the manifest's order."""

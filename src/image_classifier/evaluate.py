@@ -8,7 +8,6 @@ weights are registered again.
 """
 
 import csv
-import hashlib
 import json
 import shutil
 import tempfile
@@ -30,7 +29,7 @@ from sklearn.metrics import (
 from image_classifier import external_sets, metrics, model_card, paths, plots, probes
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config
-from image_classifier.dataset import ImageRow, PreparedDataset, load_prepared
+from image_classifier.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.metrics import Floats, Integers, Measured
 
@@ -67,12 +66,11 @@ def evaluate(config: Config) -> None:
         write_settings(model, classifier.settings)
         validation = metrics.measure(classifier, dataset, "validation")
         test = metrics.measure(classifier, dataset, "test")
-        test_rows = [dataset.rows[row] for row in test.rows]
         report = make_report(config, dataset, classifier, validation, test)
 
         paths.EVALUATE.mkdir(parents=True, exist_ok=True)
         (paths.EVALUATE / paths.METRICS).write_text(json.dumps(test.figures, indent=2) + "\n")
-        write_predictions(test_rows, dataset.classes, test)
+        write_predictions(dataset, test)
         draw_figures(dataset, classifier, test)
 
         version = tracking.get_version(run["name"], run["version"])
@@ -85,7 +83,6 @@ def evaluate(config: Config) -> None:
         paths.MODEL_CARD.write_text(card)
 
         tags = {
-            "test_rows": rows_digest(test_rows),
             "shortcuts": ", ".join(report["shortcuts"]) or "none found",
             **{f"evaluation.{name}": value for name, value in decided.items()},
         }
@@ -115,7 +112,7 @@ def make_report(
     test: Measured,
 ) -> dict[str, Any]:
     """Return all that is known of a model, ready for JSON: the model card is made of it."""
-    groups = [dataset.groups[row] for row in test.rows]
+    units = [dataset.rows[row].unit for row in test.rows]
     found = probes.run(dataset, test.figures["accuracy"], config.evaluation.shortcut_share)
     split = json.loads(paths.SPLIT.read_text())
     return {
@@ -134,7 +131,7 @@ def make_report(
         "threshold_rule": config.evaluation.threshold,
         "temperature": classifier.settings.temperature,
         "validation": validation.figures,
-        "test": with_intervals(test, groups),
+        "test": with_intervals(test, units),
         "confusion": confusion_counts(test, dataset.classes).tolist(),
         "slices": slices(dataset, test),
         "probes": [asdict(probe) for probe in found],
@@ -190,13 +187,15 @@ def confusion_counts(test: Measured, classes: list[str]) -> Integers:
     return matrix
 
 
-def write_predictions(rows: list[ImageRow], classes: list[str], test: Measured) -> None:
+def write_predictions(dataset: PreparedDataset, test: Measured) -> None:
     """Write one row per test image: path, true class, answer, and every class's probability."""
+    classes = dataset.classes
     with paths.PREDICTIONS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "actual", "predicted", *(f"p_{name}" for name in classes)])
-        for row, answer, outputs in zip(rows, test.predicted, test.probabilities, strict=True):
-            writer.writerow([row.path, row.label, classes[answer], *map(float, outputs)])
+        for row, answer, outputs in zip(test.rows, test.predicted, test.probabilities, strict=True):
+            image = dataset.rows[row]
+            writer.writerow([image.path, image.label, classes[answer], *map(float, outputs)])
 
 
 def draw_figures(dataset: PreparedDataset, classifier: "Classifier", test: Measured) -> None:
@@ -263,12 +262,6 @@ def draw_explanations(dataset: PreparedDataset, classifier: "Classifier", test: 
         f"Surest hits, and the worst of {len(errors)} errors: red is what spoke for the answer",
         paths.EXPLANATIONS,
     )
-
-
-def rows_digest(rows: list[ImageRow]) -> str:
-    """Return a SHA-256 of images and labels."""
-    lines = sorted(f"{row.sha256} {row.label}\n" for row in rows)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """Measures a model on the external sets, which it never saw, beside the test images."""
 
-import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from image_classifier import paths
 from image_classifier.config import Config
-from image_classifier.copies import find_pairs, perceptual_hash
+from image_classifier.copies import find_pairs, fingerprint
 from image_classifier.dataset import FoundImage, PreparedDataset, find_images
 from image_classifier.errors import InputError
-from image_classifier.images import UnreadableImage, inspect
+from image_classifier.images import UnreadableImage
 from image_classifier.metrics import Measured
 
 if TYPE_CHECKING:
@@ -98,20 +98,17 @@ def without_copies(
     found: list[FoundImage], dataset: PreparedDataset, distance: int
 ) -> tuple[list[FoundImage], int]:
     """Return the readable images that are no copies of the dataset's, and how many copies are."""
-    readable, digests, hashes = [], [], []
-    for image in found:
-        content = image.path.read_bytes()
-        try:
-            _, pixels = inspect(content)
-        except UnreadableImage:
-            continue
-        readable.append(image)
-        digests.append(hashlib.sha256(content).hexdigest())
-        hashes.append(perceptual_hash(pixels))
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(fingerprint, [image.path for image in found])
+        readable, files = [], []
+        for image, result in zip(found, results, strict=True):
+            if not isinstance(result, UnreadableImage):
+                readable.append(image)
+                files.append(result)
     known = len(dataset.rows)
     pairs = find_pairs(
-        [row.sha256 for row in dataset.rows] + digests,
-        [row.perceptual_hash for row in dataset.rows] + hashes,
+        [row.sha256 for row in dataset.rows] + [file.sha256 for file in files],
+        [row.perceptual_hash for row in dataset.rows] + [file.perceptual_hash for file in files],
         [""] * (known + len(readable)),
         distance,
     )

@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import OneHotEncoder
 
 from image_classifier.dataset import ImageRow, PreparedDataset
-from image_classifier.metrics import percentiles, resample
+from image_classifier.metrics import RESAMPLES, percentiles, resample
 
 SIDE = 20  # the border probe sees a picture of SIDE x SIDE cells,
 RIM = 2  # of which so many at each side: the outer tenth
@@ -81,8 +81,8 @@ def probe(
     forest = RandomForestClassifier(n_estimators=100, min_samples_leaf=2, random_state=0)
     forest.fit(features[train], dataset.labels[train])
     right = forest.predict(features[test]) == dataset.labels[test]
-    groups = [dataset.groups[row] for row in test]
-    low, high = percentiles([right[rows].mean() for rows in resample(groups, 1000, 0)])
+    units = [dataset.rows[row].unit for row in test]
+    low, high = percentiles([right[rows].mean() for rows in resample(units, RESAMPLES, seed=0)])
     accuracy = float(right.mean())
     chance = float(np.bincount(dataset.labels[test]).max() / len(test))
     share = max(0.0, (accuracy - chance) / max(model_accuracy - chance, 1e-9))

@@ -123,9 +123,9 @@ def compare(challenger: "Version", champion: "Version") -> Comparison:
     """Score two versions on the test images of the manifest, each with its own threshold."""
     rows = [row for row in read_manifest() if row.split == "test"]
     ours, theirs = right_answers(challenger, rows), right_answers(champion, rows)
-    groups = [row.group or row.sha256 for row in rows]
+    units = [row.unit for row in rows]
     difference = ours.astype(float) - theirs
-    low, high = percentiles([difference[i].mean() for i in resample(groups, RESAMPLES, seed=0)])
+    low, high = percentiles([difference[i].mean() for i in resample(units, RESAMPLES, seed=0)])
     return Comparison(champion.version, float(ours.mean()), float(theirs.mean()), low, high)
 
 

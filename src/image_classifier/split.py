@@ -7,7 +7,6 @@ patient or group, are never in two splits.
 """
 
 import csv
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from image_classifier import paths
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config
-from image_classifier.copies import Pair, components, find_pairs, perceptual_hash
+from image_classifier.copies import Fingerprint, Pair, components, find_pairs, fingerprint
 from image_classifier.dataset import (
     SPLITS,
     FoundImage,
@@ -32,7 +31,7 @@ from image_classifier.dataset import (
     write_record,
 )
 from image_classifier.errors import InputError
-from image_classifier.images import ImageFacts, UnreadableImage, inspect
+from image_classifier.images import UnreadableImage
 
 SETTINGS = [
     "dataset.positive_class",
@@ -49,10 +48,7 @@ class Examined:
     found: FoundImage
     path: str
     group: str
-    sha256: str
-    perceptual_hash: str
-    size: int
-    facts: ImageFacts
+    fingerprint: Fingerprint
 
 
 def split(config: Config) -> None:
@@ -67,18 +63,20 @@ def split(config: Config) -> None:
     images: list[Examined] = []
     left_out: list[tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda image: examine(image, config.dataset.group_pattern), found)
+        results = pool.map(fingerprint, [image.path for image in found])
         for image, result in tqdm(
             zip(found, results, strict=True), "Inspecting", len(found), disable=None
         ):
-            if isinstance(result, str):
-                left_out.append((image.path.relative_to(paths.RAW).as_posix(), result))
+            path = image.path.relative_to(paths.RAW).as_posix()
+            if isinstance(result, UnreadableImage):
+                left_out.append((path, str(result)))
             else:
-                images.append(result)
+                group = first_group(config.dataset.group_pattern, image.path.name)
+                images.append(Examined(image, path, group, result))
 
     pairs = find_pairs(
-        [image.sha256 for image in images],
-        [image.perceptual_hash for image in images],
+        [image.fingerprint.sha256 for image in images],
+        [image.fingerprint.perceptual_hash for image in images],
         [image.group for image in images],
         config.split.copy_distance,
     )
@@ -131,24 +129,6 @@ def split(config: Config) -> None:
         print(
             f"{len(left_out)} files left out, see {paths.LEFT_OUT}, e.g. {': '.join(left_out[0])}"
         )
-
-
-def examine(image: FoundImage, group_pattern: str | None) -> Examined | str:
-    """Return what an image file is, or why it is left out."""
-    content = image.path.read_bytes()
-    try:
-        facts, pixels = inspect(content)
-    except UnreadableImage as error:
-        return str(error)
-    return Examined(
-        found=image,
-        path=image.path.relative_to(paths.RAW).as_posix(),
-        group=first_group(group_pattern, image.path.name),
-        sha256=hashlib.sha256(content).hexdigest(),
-        perceptual_hash=perceptual_hash(pixels),
-        size=len(content),
-        facts=facts,
-    )
 
 
 def first_group(pattern: str | None, text: str) -> str:
@@ -238,19 +218,20 @@ def write_copies(
 
 def manifest_row(image: Examined, name: SplitName, source_pattern: str | None) -> ImageRow:
     """Return the manifest's row of an image."""
+    file = image.fingerprint
     return ImageRow(
         path=image.path,
         label=image.found.label,
         split=name,
-        sha256=image.sha256,
-        perceptual_hash=image.perceptual_hash,
+        sha256=file.sha256,
+        perceptual_hash=file.perceptual_hash,
         group=image.group,
         source=first_group(source_pattern, image.path),
-        format=image.facts.format,
-        mode=image.facts.mode,
-        width=image.facts.width,
-        height=image.facts.height,
-        bytes=image.size,
+        format=file.facts.format,
+        mode=file.facts.mode,
+        width=file.facts.width,
+        height=file.facts.height,
+        bytes=file.size,
     )
 
 

@@ -1,6 +1,7 @@
 """A Hydra sweep as one MLflow parent run: opened first, closed last with the best job named."""
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from image_classifier import paths
+from image_classifier.dataset import manifest_digest
 
 if TYPE_CHECKING:
     from image_classifier.sweep_runs import SweepResult
@@ -45,10 +49,11 @@ class SweepCallback(Callback):
         searched = config.hydra.sweeper.get("params") or {}
         space = [*overrides, *(f"{name}={values}" for name, values in searched.items())]
         refuse_data_sweep(space)
-        SweepCallback.lock = lock_or_exit(overrides)
+        key = sweep_key(config, space)
+        SweepCallback.lock = lock_or_exit(key)
         from image_classifier import sweep_runs, tracking  # imports MLflow
 
-        parent, done = sweep_runs.start(config.tracking.experiment, overrides, space)
+        parent, done = sweep_runs.start(config.tracking.experiment, key, overrides, space)
         SweepCallback.parent = parent
         if done:
             print(f"Sweep {parent} goes on: {done} of its jobs are finished already.")
@@ -96,11 +101,20 @@ def summary(parent: str, result: "SweepResult") -> str:
     return "\n".join(lines)
 
 
-def lock_or_exit(overrides: list[str]) -> FileLock:
-    """Return the lock of a sweep; exit where the same command runs already."""
-    name = hashlib.sha256(" ".join(sorted(overrides)).encode()).hexdigest()[:16]
+def sweep_key(config: DictConfig, space: list[str]) -> str:
+    """Return a digest of a sweep's command, of the settings it starts from, and of the data."""
+    settings = OmegaConf.to_container(config)
+    assert isinstance(settings, dict)
+    settings.pop("hydra")
+    data = manifest_digest() if paths.MANIFEST.is_file() else ""
+    text = json.dumps([sorted(space), settings, data], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lock_or_exit(key: str) -> FileLock:
+    """Return the lock of a sweep; exit where the same one runs already."""
     Path("runs").mkdir(exist_ok=True)
-    lock = FileLock(f"runs/sweep-{name}.lock")
+    lock = FileLock(f"runs/sweep-{key[:16]}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

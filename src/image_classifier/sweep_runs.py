@@ -1,7 +1,6 @@
 """A sweep in MLflow: a parent run, its jobs as children, and which of them are done."""
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -53,11 +52,14 @@ class SweepResult:
     best: BestJob | None = None
 
 
-def start(experiment_name: str, overrides: Sequence[str], space: Sequence[str]) -> tuple[str, int]:
-    """Open the parent run of a sweep, or open again the one that the same command left unfinished.
+def start(
+    experiment_name: str, key: str, overrides: Sequence[str], space: Sequence[str]
+) -> tuple[str, int]:
+    """Open the parent run of a sweep, or open again the one that was left unfinished.
 
     Args:
         experiment_name: Where the runs go.
+        key: The same for the same command on the same settings and data.
         overrides: The command's.
         space: What is searched, a line for each hyperparameter.
 
@@ -66,7 +68,6 @@ def start(experiment_name: str, overrides: Sequence[str], space: Sequence[str]) 
     """
     experiment = tracking.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
-    key = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()
     left = client.search_runs(
         [experiment],
         f"tags.sweep_key = '{key}' AND attributes.status != 'FINISHED'",
@@ -120,12 +121,17 @@ def finished(parent: str) -> list[Run]:
 
 def finished_value(config: Config, dataset: PreparedDataset) -> float | None:
     """Return the result of a job that the sweep finished before, or None."""
+    if (parent := current()) is None:
+        return None
     tracking.connect()
-    parent, key = current(), tracking.job_key(config, dataset)
-    for child in finished(parent) if parent else []:
-        if child.data.tags["job_key"] == key:
-            return float(child.data.metrics[f"best_{config.training.monitor}"])
-    return None
+    client = mlflow.MlflowClient()
+    done = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'FINISHED' "
+        f"AND tags.job_key = '{tracking.job_key(config, dataset)}'",
+        max_results=1,
+    )
+    return float(done[0].data.metrics[f"best_{config.training.monitor}"]) if done else None
 
 
 def record_failure(overrides: Sequence[str], error: Exception) -> None:
