@@ -16,6 +16,7 @@ import tensorflow as tf
 from comparison import Row, compare, in_turn
 
 from image_classifier import config, tracking, training
+from image_classifier.checkpoint import Progress
 from image_classifier.dataset import PreparedDataset
 
 EPOCHS = 3  # the first of each measurement is not counted: it starts the pipelines
@@ -80,7 +81,7 @@ def measure_epochs(
         original = training.EpochLogger
         training.EpochLogger = TimedLogger  # type: ignore[misc]
         try:
-            training.fit(ours, settings, dataset, folder / "ours.keras")
+            training.fit(ours, settings, dataset, folder, Progress(), run_id)
         finally:
             training.EpochLogger = original  # type: ignore[misc]
         return clock.seconds_per_epoch()
@@ -101,7 +102,8 @@ def measure_epochs(
         )
         return clock.seconds_per_epoch()
 
-    with tracking.training_run(settings, dataset, "benchmark"):
+    run_id = tracking.open_training(settings, dataset, "benchmark")
+    with tracking.open_run(run_id):
         rounds = in_turn(repeats, fit_ours, fit_pure, fit_theirs)
     rows = [
         compare(

@@ -17,7 +17,15 @@ import numpy as np
 from project import Project
 from run import dataset_overrides
 
-from image_classifier import batches, classifier, config, metrics, probes, tracking, training
+from image_classifier import (
+    batches,
+    checkpoint,
+    classifier,
+    config,
+    metrics,
+    probes,
+    training,
+)
 from image_classifier.config import CONF, Config
 from image_classifier.dataset import PreparedDataset, load_prepared
 
@@ -44,9 +52,11 @@ def measure(settings: Config, dataset: PreparedDataset, work: Path) -> list[floa
     inside = middle(only_border)
     no_border[inside] = only_border[inside]
     only_border[inside] = GREY
-    with tracking.training_run(settings, dataset, "preset"):
-        model = training.compiled_model(settings, dataset)
-        training.fit(model, settings, dataset, work / "model.keras")
+    model = training.compiled_model(settings, dataset)
+    progress = checkpoint.Progress()
+    training.fit(model, settings, dataset, work, progress)
+    epoch, _ = progress.best(settings.training)
+    checkpoint.best_model(work, epoch).rename(work / classifier.WEIGHTS)
     classifier.write_settings(work, training.classifier_settings(settings, dataset))
     best = classifier.Classifier.load(work)
     parts = [

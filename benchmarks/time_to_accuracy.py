@@ -72,11 +72,10 @@ def run_compact(started: float, settings: config.Config) -> None:
     dataset = load_prepared(settings)
     rows = dataset.indices("test")
 
-    class LookingCheckpoint(checkpoint.BestCheckpoint):
+    class LookingCheckpoint(checkpoint.Checkpoint):
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-            before = self.best
             super().on_epoch_end(epoch, logs)
-            if self.best == before:
+            if self.progress.best(self.training)[0] <= epoch:
                 return
 
             def accuracy() -> float:
@@ -93,7 +92,7 @@ def run_compact(started: float, settings: config.Config) -> None:
             clock.append(Finish(started, accuracy))
         return clock[0]
 
-    training.BestCheckpoint = LookingCheckpoint  # type: ignore[attr-defined]
+    training.Checkpoint = LookingCheckpoint  # type: ignore[attr-defined]
     training.train(settings, dataset, Path(tempfile.mkdtemp()), "time to accuracy", [])
 
 

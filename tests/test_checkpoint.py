@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from image_classifier import config, models
-from image_classifier.checkpoint import BestCheckpoint
+from image_classifier.checkpoint import STATE, Checkpoint, Progress, restore, variables_of
 from image_classifier.config import Training
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
@@ -16,11 +16,16 @@ def settings(*overrides: str) -> config.Config:
     return config.from_hydra(config.compose(["image.height=32", "image.width=32", *overrides]))
 
 
-def checkpoint(path: Path, training: Training) -> tuple[keras.Model, BestCheckpoint]:
-    """A compiled model, and the callback that keeps its weights in `path`."""
-    model, empty = (models.build(settings().model, (32, 32, 3), 2) for _ in range(2))
+def compiled() -> keras.Model:
+    model = models.build(settings().model, (32, 32, 3), 2)
     models.compile_for_training(model, settings("optimizer=article").optimizer, 1)
-    callback = BestCheckpoint(empty, path, training)
+    return model
+
+
+def checkpoint(folder: Path, training: Training) -> tuple[keras.Model, Checkpoint]:
+    """A compiled model, and the callback that keeps it in a folder."""
+    model, empty = compiled(), models.build(settings().model, (32, 32, 3), 2)
+    callback = Checkpoint(empty, folder, training, Progress())
     callback.set_model(model)
     return model, callback
 
@@ -38,22 +43,58 @@ def test_the_file_holds_the_best_epoch_without_the_optimizer(
     tmp_path: Path, training: str, values: tuple[float, ...], best: int
 ):
     chosen = settings(f"training={training}").training
-    path = tmp_path / "model.keras"
-    model, callback = checkpoint(path, chosen)
+    model, callback = checkpoint(tmp_path, chosen)
     outputs = []
     for epoch, value in enumerate(values):
         model.fit(IMAGES, LABELS, verbose=0)
         outputs.append(model.predict(IMAGES, verbose=0))
-        callback.on_epoch_end(epoch, {chosen.monitor: value})
+        callback.on_epoch_end(epoch, {"loss": 1.0, chosen.monitor: value})
     callback.on_train_end()
-    loaded = keras.models.load_model(path)
+    assert {file.name for file in tmp_path.iterdir()} == {f"best-{best + 1:05}.keras", STATE}
+    loaded = keras.models.load_model(tmp_path / f"best-{best + 1:05}.keras")
     assert loaded.predict(IMAGES, verbose=0) == pytest.approx(outputs[best], abs=1e-6)
     assert not hasattr(loaded, "optimizer") or loaded.optimizer is None
-    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
 
 
 def test_what_goes_wrong_in_writing_ends_the_training(tmp_path: Path):
-    _, callback = checkpoint(tmp_path / "missing" / "model.keras", settings().training)
-    callback.on_epoch_end(0, {"val_loss": 1.0})
+    _, callback = checkpoint(tmp_path / "missing", settings().training)
+    callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
     with pytest.raises(OSError, match="missing"):
         callback.on_train_end()
+
+
+def test_a_restored_model_has_every_variable_seeds_and_optimizer_too(tmp_path: Path):
+    training = settings().training
+    model, callback = checkpoint(tmp_path, training)
+    model.fit(IMAGES, LABELS, epochs=2, verbose=0)
+    callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 0.1 + 0.2})
+    callback.on_train_end()
+    again = compiled()
+    assert restore(again, tmp_path, training) == callback.progress
+    for kept, restored in zip(variables_of(model), variables_of(again), strict=True):
+        assert np.array_equal(kept.numpy(), restored.numpy()), kept.path
+    for twice in (model, again):
+        twice.fit(IMAGES, LABELS, shuffle=False, verbose=0)
+    for kept, restored in zip(variables_of(model), variables_of(again), strict=True):
+        assert np.array_equal(kept.numpy(), restored.numpy()), kept.path
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "best missing"])
+def test_a_damaged_state_is_seen_and_the_training_starts_anew(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+):
+    training = settings().training
+    _, callback = checkpoint(tmp_path, training)
+    callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+    callback.on_train_end()
+    path = tmp_path / STATE
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    elif damage == "best missing":
+        next(tmp_path.glob("best-*.keras")).unlink()
+    else:
+        del content[0 if damage == "empty" else len(content) // 2 :]
+    path.write_bytes(content)
+    assert restore(compiled(), tmp_path, training) == Progress()
+    assert "is damaged" in capsys.readouterr().out

@@ -66,13 +66,19 @@ def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
     classifier.write_settings(folder, chosen)
     model.save(folder / classifier.WEIGHTS)
     rows = read_manifest()
+    np.save("images.npy", np.zeros((len(rows), 8, 8, 3), np.uint8))
     dataset = PreparedDataset(
-        rows, Path(), np.array([]), chosen.classes, manifest_digest(), {"source": "test"}
+        rows,
+        Path("images.npy"),
+        np.array([]),
+        chosen.classes,
+        manifest_digest(),
+        {"source": "test"},
     )
     bright = [int(Path(r.path).stem) / 255 > limit for r in rows if r.split == "test"]
     labels = [r.label == "COVID19" for r in rows if r.split == "test"]
     right = np.equal(bright, labels)
-    with tracking.training_run(settings(name), dataset, name):
+    with tracking.open_run(tracking.open_training(settings(name), dataset, name)):
         version = tracking.register(settings(name), dataset, folder, {})
         figures = {
             "test_accuracy": right.mean(),

@@ -1,7 +1,6 @@
 """The training loop on a small dataset in memory."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 
 from conftest import SHRUNK, Project
-from image_classifier import config, devices, tracking, training
+from image_classifier import config, devices, training
+from image_classifier.checkpoint import Progress
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
 
@@ -20,30 +20,27 @@ def tiny(*overrides: str) -> config.Config:
     return config.from_hydra(config.compose([*TINY, *overrides]))
 
 
-@pytest.fixture(scope="module")
-def open_run(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An open run in an MLflow store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("store"))
-        with tracking.training_run(tiny(), dataset, "test"):
-            yield
+def test_a_training_that_diverges_says_so(
+    dataset: PreparedDataset, empty_project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiled_model = training.compiled_model
 
+    def diverged(*arguments: object) -> keras.Model:
+        model = compiled_model(*arguments)
+        model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+        return model
 
-@pytest.mark.usefixtures("open_run")
-def test_a_training_that_diverges_says_so(dataset: PreparedDataset, tmp_path: Path):
-    settings = tiny()
-    model = training.compiled_model(settings, dataset)
-    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    monkeypatch.setattr(training, "compiled_model", diverged)
     with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate=0.005"):
-        training.fit(model, settings, dataset, tmp_path / "model.keras")
+        training.train(tiny(), dataset, empty_project / "output", "test", [])
+    assert not list(empty_project.glob("runs/unfinished/*/"))
 
 
-@pytest.mark.usefixtures("open_run")
 def test_what_was_trained_in_float16_is_kept_in_float32(dataset: PreparedDataset, tmp_path: Path):
     settings = tiny("training.mixed_precision=true")
     model = training.compiled_model(settings, dataset)
-    training.fit(model, settings, dataset, tmp_path / "model.keras")
-    kept = keras.models.load_model(tmp_path / "model.keras")
+    training.fit(model, settings, dataset, tmp_path, Progress())
+    kept = keras.models.load_model(next(tmp_path.glob("best-*.keras")))
     assert {layer.compute_dtype for layer in kept.layers[1:]} == {"float32"}
     exact = kept.predict(dataset.images, verbose=0)
     assert np.ptp(exact) > 0
@@ -53,10 +50,10 @@ def test_what_was_trained_in_float16_is_kept_in_float32(dataset: PreparedDataset
 def test_the_best_epoch_passes_over_what_is_no_number():
     nan = float("nan")
     loss = config.from_hydra(config.compose()).training
-    assert training.best_of({"val_loss": [nan, 0.4, 0.2, nan, 0.3]}, loss) == (3, 0.2)
+    assert Progress({"val_loss": [nan, 0.4, 0.2, nan, 0.3]}).best(loss) == (3, 0.2)
     accuracy = config.from_hydra(config.compose(["model=article"])).training
-    assert training.best_of({"val_accuracy": [0.4, 0.9, 0.9]}, accuracy) == (2, 0.9)
-    assert training.best_of({"val_accuracy": [nan, nan]}, accuracy)[0] == 1
+    assert Progress({"val_accuracy": [0.4, 0.9, 0.9]}).best(accuracy) == (2, 0.9)
+    assert Progress({"val_accuracy": [nan, nan]}).best(accuracy)[0] == 0
 
 
 def test_xla_is_off_on_the_cpu_where_it_is_slower():
@@ -80,17 +77,21 @@ import pathlib, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from image_classifier import config, dataset, tracking, training
+from image_classifier import checkpoint, config, dataset, training
 settings = config.load()
 prepared = dataset.load_prepared(settings)
-with tracking.training_run(settings, prepared, "mirrored"):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        model = training.compiled_model(settings, prepared)
-    history = training.fit(model, settings, prepared, pathlib.Path(sys.argv[1]))
-print("epochs", len(history["loss"]), "loss falls", history["loss"][1] < history["loss"][0])
+folder, progress = pathlib.Path(sys.argv[1]), checkpoint.Progress()
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = training.compiled_model(settings, prepared)
+training.fit(model, settings, prepared, folder, progress)
+loss = progress.history["loss"]
+print("epochs", len(loss), "loss falls", loss[1] < loss[0])
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    again = training.compiled_model(settings, prepared)
+    print("restored", checkpoint.restore(again, folder, settings.training) == progress)
 """
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    kept = tmp_path / "model.keras"
-    output = project.run(sys.executable, "-c", code, str(kept), MLFLOW_TRACKING_URI=store)
+    output = project.run(sys.executable, "-c", code, str(tmp_path))
     assert "epochs 2 loss falls True" in output
+    assert "restored True" in output
+    kept = next(tmp_path.glob("best-*.keras"))
     assert keras.models.load_model(kept).count_params() == 192_753

@@ -5,8 +5,9 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,8 @@ class ImageRow:
 class PreparedDataset:
     """Every image of the manifest, decoded.
 
+    It stays as it was opened: a stage that makes the images anew meanwhile makes another file.
+
     Attributes:
         rows: The manifest.
         images_file: The .npy file of `images`.
@@ -89,8 +92,15 @@ class PreparedDataset:
         Mapped anew at every access, and let go with it: pages of a mapping that is kept would
         count as this process's memory, up to the size of the file.
         """
-        mapped: Pixels = np.load(self.images_file, mmap_mode="r")
-        return mapped
+        file, dtype, shape, start = self._opened
+        return np.memmap(file, dtype, "r", start, shape)
+
+    @cached_property
+    def _opened(self) -> tuple[BinaryIO, np.dtype[Any], tuple[int, ...], int]:
+        file = self.images_file.open("rb")
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return file, dtype, shape, file.tell()
 
     def indices(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the row numbers of one split, int64, in the manifest's order."""
@@ -209,7 +219,7 @@ def load_prepared(config: Config) -> PreparedDataset:
         raise InputError(f"{paths.MANIFEST} changed since prepare: run `dvc repro prepare`.")
     rows = read_manifest()
     classes = records[paths.SPLIT]["classes"]
-    return PreparedDataset(
+    dataset = PreparedDataset(
         rows=rows,
         images_file=paths.IMAGES,
         labels=np.array([classes.index(row.label) for row in rows], dtype=np.int64),
@@ -217,6 +227,13 @@ def load_prepared(config: Config) -> PreparedDataset:
         digest=digest,
         source={key: records[paths.FETCHED][key] for key in ("source", "commit", "digest")},
     )
+    try:
+        complete = dataset.images.shape == (len(rows), *config.image.shape)
+    except (OSError, ValueError):
+        complete = False
+    if not complete:
+        raise InputError(f"{paths.IMAGES} is damaged: run `dvc repro -f -s prepare`.")
+    return dataset
 
 
 def write_record(path: Path, config: Config, settings: list[str], **facts: Any) -> None:

@@ -57,10 +57,10 @@ def evaluate(config: Config) -> None:
     run = json.loads(run_file.read_text())
 
     # TensorFlow and MLflow take seconds to import: bad input does without
-    from image_classifier import decision, tracking
+    from image_classifier import decision, resume, tracking
     from image_classifier.classifier import Classifier, write_settings
 
-    with tempfile.TemporaryDirectory() as folder, tracking.evaluation_run(run["run_id"]):
+    with tempfile.TemporaryDirectory() as folder, tracking.open_run(run["run_id"]):
         model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, folder, dirs_exist_ok=True))
         classifier = decision.with_decision(Classifier.load(model), dataset, config.evaluation)
         write_settings(model, classifier.settings)
@@ -101,6 +101,7 @@ def evaluate(config: Config) -> None:
         "shortcuts": report["shortcuts"],
     }
     paths.EVALUATED.write_text(json.dumps(record, indent=2) + "\n")
+    resume.discard(run["unfinished"])  # DVC has the training's outputs now
     print(model_card.summary(report))
 
 

@@ -1,5 +1,6 @@
 """Where the stages leave their files, relative to the project's folder; dvc.yaml names the same."""
 
+import os
 from pathlib import Path
 
 BUILD = Path("build")
@@ -41,3 +42,11 @@ METRICS = "metrics.json"
 HISTORY = "history.csv"
 SUMMARY = "model_summary.txt"
 CURVES = "learning_curves.png"
+
+
+def project() -> Path:
+    """Return the project's folder: for runs, which outlive the copy of it that they may run in.
+
+    `dvc exp run --queue` runs in a copy of the project; DVC_ROOT is the original's folder there.
+    """
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())

@@ -3,28 +3,30 @@
 import base64
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import mlflow
 import pandas
 from filelock import FileLock
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from omegaconf import OmegaConf
+from PIL import Image
 
 from image_classifier import paths
 from image_classifier.config import Config, flatten
@@ -34,10 +36,13 @@ from image_classifier.errors import InputError
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier, Settings
 
+Result = TypeVar("Result")
+
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-# logs epochs while the next one trains; MLflow's own queue waits up to a second when a run ends
-LOGGER = ThreadPoolExecutor(1)
+SETTINGS_FILE = "config/params.yaml"
+# a server that is gone is given up after a quarter of a minute; MLflow's own settings take minutes
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # names the sweep's run to its jobs
 
 
@@ -66,10 +71,9 @@ class Record:
 
 
 def connect() -> None:
-    """Point MLflow to MLFLOW_TRACKING_URI, else to mlflow.db in the project's folder.
-
-    `dvc exp run --queue` runs in a copy of the project; DVC_ROOT is the original's folder there.
-    """
+    """Point MLflow to MLFLOW_TRACKING_URI, else to mlflow.db in the project's folder."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     mlflow.set_tracking_uri(uri())
 
 
@@ -82,68 +86,98 @@ def experiment_id(name: str) -> str:
     """Return the id of the experiment, created if there is none yet."""
     connect()
     # Processes that start together on a fresh SQLite file all try to create its tables.
-    with FileLock(_root() / "mlflow.db.lock"):
+    with FileLock(paths.project() / "mlflow.db.lock"):
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
         local = mlflow.get_tracking_uri() == _local_store()
-        location = (_root() / "mlartifacts").as_uri() if local else None
+        location = (paths.project() / "mlartifacts").as_uri() if local else None
         # so that the UI opens on training runs, not on its pages for language models
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
-@contextmanager
-def training_run(
-    config: Config, dataset: PreparedDataset, name: str, overrides: Sequence[str] = ()
-) -> Iterator[str]:
-    """Open the MLflow run of a training; yields its id, and closes it as failed on an exception.
+def open_training(
+    config: Config,
+    dataset: PreparedDataset,
+    name: str,
+    overrides: Sequence[str] = (),
+    training_id: str = "",
+) -> str:
+    """Return the id of a training's MLflow run: a new one, or the one of an earlier attempt.
 
     Logs the hyperparameters, the dataset, and what is needed to tell and repeat the run.
+
+    Args:
+        config: All settings.
+        dataset: The prepared images.
+        name: The run's name.
+        overrides: How the settings differ from conf/.
+        training_id: By which the run of an earlier attempt is found.
     """
     experiment = experiment_id(config.tracking.experiment)
-    if parent := os.environ.get(SWEEP_VARIABLE):
-        experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
-    if "MLFLOW_RUN_ID" in os.environ:
-        run = mlflow.start_run()  # `mlflow run` has made it already, in an experiment it chose
-        mlflow.set_tag("mlflow.runName", short(name))
+    client = mlflow.MlflowClient()
+    parent = os.environ.get(SWEEP_VARIABLE)
+    given = os.environ.get("MLFLOW_RUN_ID")  # `mlflow run` has made it, in an experiment it chose
+    if parent or given:
+        experiment = client.get_run(parent or given).info.experiment_id
+    earlier = client.search_runs(
+        [experiment], f"tags.training_id = '{training_id}'", max_results=1
+    ) if training_id else []  # fmt: skip
+    if earlier:
+        run_id = earlier[0].info.run_id
+        client.update_run(run_id, "RUNNING")
+    elif given:
+        run_id = given
+        client.update_run(run_id, name=short(name))
+        client.set_tag(run_id, "training_id", training_id)
     else:
-        run = mlflow.start_run(experiment_id=experiment, run_name=short(name), parent_run_id=parent)
-    with run:
-        hyperparameters = {
-            key: value
-            for key, value in flatten(config).items()
-            if not key.startswith(("evaluation", "promotion"))
-        }
-        # the UI's comparison opens on the first names that differ: let these be the telling ones
-        headline = {"learning_rate": config.optimizer.learning_rate, "model": config.model.name}
-        mlflow.log_params(headline | hyperparameters)
-        mlflow.set_tags(provenance())
-        if config.dataset.note:
-            mlflow.set_tag("mlflow.note.content", config.dataset.note)
-        source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
-        mlflow.log_input(
-            MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36]),
-            context="training",
-        )
-        mlflow.set_tags(
-            {
-                "manifest_digest": dataset.digest,
-                "job_key": job_key(config, dataset),
-                "overrides": json.dumps(list(overrides)),
-            }
-        )
-        try:
-            yield run.info.run_id
-        except Exception as error:
-            mlflow.set_tag("error", explain(error))
-            raise
+        tags = {"training_id": training_id} | ({"mlflow.parentRunId": parent} if parent else {})
+        run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
+    if not earlier or "job_key" not in earlier[0].data.tags:
+        describe_training(run_id, config, dataset, overrides)
+    return str(run_id)
+
+
+def describe_training(
+    run_id: str, config: Config, dataset: PreparedDataset, overrides: Sequence[str]
+) -> None:
+    """Log what a training is: its settings, its data, and where it comes from."""
+    client = mlflow.MlflowClient()
+    hyperparameters = {
+        key: value
+        for key, value in flatten(config).items()
+        if not key.startswith(("evaluation", "promotion"))
+    }
+    # the UI's comparison opens on the first names that differ: let these be the telling ones
+    headline = {"learning_rate": config.optimizer.learning_rate, "model": config.model.name}
+    params = [Param(key, str(value)) for key, value in (headline | hyperparameters).items()]
+    source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
+    described = MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36])
+    context = [InputTag("mlflow.data.context", "training")]
+    client.log_inputs(run_id, [DatasetInput(described._to_mlflow_entity(), context)])
+    client.log_text(run_id, OmegaConf.to_yaml(config.model_dump()), SETTINGS_FILE)
+    tags = provenance() | {
+        "manifest_digest": dataset.digest,
+        "overrides": json.dumps(list(overrides)),
+        "job_key": job_key(config, dataset),
+    }
+    if config.dataset.note:
+        tags["mlflow.note.content"] = config.dataset.note
+    client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
+
+
+def close_failed(run_id: str, error: BaseException) -> None:
+    """Close a run that ended with an error, and put that on it."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, "error", explain(error))
+    client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
 @contextmanager
-def evaluation_run(run_id: str) -> Iterator[None]:
-    """Open the run of a training again, to log its evaluation.
+def open_run(run_id: str) -> Iterator[None]:
+    """Open a run again, to log to it; closes it as finished, or as failed on an exception.
 
     Raises:
         InputError: the store does not have it.
@@ -153,12 +187,36 @@ def evaluation_run(run_id: str) -> Iterator[None]:
         mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
         raise InputError(
-            f"MLflow run {run_id} of this model is not in {mlflow.get_tracking_uri()} "
+            f"MLflow run {run_id} of this model is not in {public(uri())} "
             f"({error.message}). DVC restored the model from its cache, but the run is elsewhere: "
             f"set MLFLOW_TRACKING_URI to that store, or train again by `dvc repro -f -s train`."
         ) from None
     with mlflow.start_run(run_id):
         yield
+
+
+def attempt(call: Callable[[], Result]) -> Result | None:
+    """Return what a call gives; where MLflow does not answer, say so and return None.
+
+    Raises:
+        InputError: MLflow answered, and refused, so that trying again would not help.
+    """
+    try:
+        return call()
+    except Exception as error:
+        if isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500:
+            raise InputError(f"MLflow at {public(uri())} refuses: {explain(error)}") from error
+        print(
+            f"MLflow at {public(uri())} does not answer ({explain(error)}). The training goes on, "
+            f"and is logged when it ends.",
+            flush=True,
+        )
+        return None
+
+
+def public(address: str) -> str:
+    """Return an address without the name and password it may hold."""
+    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def job_key(config: Config, dataset: PreparedDataset) -> str:
@@ -167,7 +225,7 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """Return an exception's kind and message, short enough for a tag."""
     return f"{type(error).__name__}: {error}"[:500]
 
@@ -177,16 +235,22 @@ def short(name: str) -> str:
     return name if len(name) <= 250 else f"{name[:249]}…"
 
 
-def log_epoch(epoch: int, metrics: Mapping[str, float]) -> Callable[[], None]:
-    """Log an epoch's metrics to the open run in one request, by a thread; epochs count from 1.
-
-    Returns:
-        A function that returns when the request is through, and raises what went wrong.
-    """
+def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    """Log an epoch's metrics to a run, in one request; epochs count from 1."""
     time = get_current_time_millis()
     batch = [Metric(name, float(value), time, epoch) for name, value in metrics.items()]
-    run_id = mlflow.active_run().info.run_id
-    return LOGGER.submit(mlflow.MlflowClient().log_batch, run_id, metrics=batch).result
+    mlflow.MlflowClient().log_batch(run_id, metrics=batch)
+
+
+def logged_epochs(run_id: str) -> set[int]:
+    """Return the epochs that a run has the metrics of."""
+    history = mlflow.MlflowClient().get_metric_history(run_id, "train_loss")
+    return {metric.step for metric in history}
+
+
+def logged(metric: str) -> bool:
+    """Return whether the open run has a metric already."""
+    return metric in mlflow.MlflowClient().get_run(run_id()).data.metrics
 
 
 def log_metrics(metrics: Mapping[str, float], prefix: str = "", epoch: int = 0) -> None:
@@ -211,8 +275,8 @@ def log_tags(tags: Mapping[str, object]) -> None:
 
 
 def log_settings(config: Config) -> None:
-    """Store all settings with the open run, as config/params.yaml."""
-    mlflow.log_text(OmegaConf.to_yaml(config.model_dump()), "config/params.yaml")
+    """Store all settings with the open run."""
+    mlflow.log_text(OmegaConf.to_yaml(config.model_dump()), SETTINGS_FILE)
 
 
 def log_files(files: Sequence[Path], folder: str) -> None:
@@ -226,6 +290,8 @@ def register(
 ) -> Version:
     """Store a classifier's folder with the open run, and register it as a new version.
 
+    An earlier attempt may have done that already: then its version is returned.
+
     Args:
         config: Names the registered model.
         dataset: Gives a validation image as the model's input example.
@@ -233,14 +299,19 @@ def register(
         figures: Validation metrics, set as the version's tags.
     """
     tags = version_tags(dataset, folder, figures)
-    address = store_model(dataset, folder)
-    return register_stored(address, config.tracking.registered_model, run_id(), tags)
+    name, decided = config.tracking.registered_model, ("threshold", "temperature")
+    for found in mlflow.MlflowClient().search_model_versions(f"run_id = '{run_id()}'"):
+        version = get_version(found.name, found.version)
+        if found.name == name and all(version.tags.get(key) == tags[key] for key in decided):
+            return version
+    return register_stored(store_model(dataset, folder), name, run_id(), tags)
 
 
 def store_for_later(dataset: PreparedDataset, folder: Path, figures: Mapping[str, float]) -> None:
     """Store a classifier's folder with the open run, and on its tags what to register it with."""
-    tags = json.dumps(version_tags(dataset, folder, figures))
-    log_tags({"stored_model": store_model(dataset, folder), "version_tags": tags})
+    if "stored_model" not in mlflow.MlflowClient().get_run(run_id()).data.tags:
+        tags = json.dumps(version_tags(dataset, folder, figures))
+        log_tags({"stored_model": store_model(dataset, folder), "version_tags": tags})
 
 
 def version_tags(
@@ -255,9 +326,8 @@ def version_tags(
 
 def register_stored(address: str, name: str, run_id: str, tags: dict[str, str]) -> Version:
     """Register a stored model as a new version with tags; note it on its run."""
-    number = str(mlflow.register_model(address, name).version)
+    number = str(mlflow.register_model(address, name, tags=tags).version)
     version = Version(name, number, run_id, tags)
-    tag_version(version, tags)
     mlflow.MlflowClient().set_tag(run_id, "registered_version", version.uri)
     return version
 
@@ -278,8 +348,10 @@ def store_model(dataset: PreparedDataset, folder: Path) -> str:
     from image_classifier.classifier import read_settings
 
     settings = read_settings(folder)
-    row = dataset.rows[dataset.indices("validation")[0]]
-    example = base64.b64encode((paths.RAW / row.path).read_bytes()).decode()
+    picture = io.BytesIO()  # of the prepared image: the file may have gone since
+    pixels = dataset.images[dataset.indices("validation")[0]]
+    Image.fromarray(pixels.squeeze()).save(picture, "PNG")
+    example = base64.b64encode(picture.getvalue()).decode()
     package = Path(serving.__file__).parent
     info = mlflow.pyfunc.log_model(
         name="model",
@@ -388,7 +460,7 @@ def record_of(run_id: str, store: str | None = None) -> Record:
     if not any(file.path == "config" for file in client.list_artifacts(run_id)):
         return Record(run.data.tags, metrics, "")
     with tempfile.TemporaryDirectory() as folder:
-        file = client.download_artifacts(run_id, "config/params.yaml", folder)
+        file = client.download_artifacts(run_id, SETTINGS_FILE, folder)
         return Record(run.data.tags, metrics, Path(file).read_text())
 
 
@@ -432,8 +504,4 @@ def provenance() -> dict[str, str]:
 
 
 def _local_store() -> str:
-    return f"sqlite:///{_root() / 'mlflow.db'}"
-
-
-def _root() -> Path:
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+    return f"sqlite:///{paths.project() / 'mlflow.db'}"

@@ -11,6 +11,8 @@ training.py.
 import logging
 import os
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -50,26 +52,28 @@ def run_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
 
     The other jobs go on then, and the error is on the job's MLflow run.
     """
-    from image_classifier import sweep_runs
+    from image_classifier import sweep_runs, tracking
 
     try:
         config = configuration.from_hydra(composed)
         dataset = load_prepared(config)
-        if (value := sweep_runs.finished_value(config, dataset)) is not None:
+        value = tracking.attempt(partial(sweep_runs.finished_value, config, dataset))
+        if value is not None:
             print(f"Finished before: {' '.join(overrides)}")
             return value
         devices_of_job.claim_gpu()
         from image_classifier.training import train
 
         value = train(config, dataset, output, run_name(config), overrides)
-        sweep_runs.update_leader(config.training.monitor)
+        tracking.attempt(partial(sweep_runs.update_leader, config.training.monitor))
         return value
     except Exception as error:
         expected = isinstance(error, InputError)  # says all there is to say
         logging.getLogger(__name__).error(
             "Failed: %s: %s", " ".join(overrides), error, exc_info=not expected
         )
-        sweep_runs.record_failure(overrides, error)
+        with suppress(Exception):  # where MLflow is gone, the log has it
+            sweep_runs.record_failure(overrides, error)
         return float("nan")
 
 

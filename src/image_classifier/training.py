@@ -1,17 +1,22 @@
 """The training of one model, from prepared images to a registered version.
 
 Imports TensorFlow and MLflow, which take seconds: train.py checks its input before it comes here.
+A training that was killed, or that MLflow did not take, is kept: the same command goes on with it.
 """
 
 import csv
 import json
+import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from image_classifier import (
     batches,
@@ -22,20 +27,30 @@ from image_classifier import (
     models,
     paths,
     plots,
+    resume,
     sweep_runs,
     tracking,
 )
-from image_classifier.checkpoint import BestCheckpoint
+from image_classifier.checkpoint import Checkpoint, Progress, best_model, restore
+from image_classifier.classifier import Classifier
 from image_classifier.config import Config, Training
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
+from image_classifier.resume import Unfinished
 from image_classifier.stopping import MedianStopping
 
-History = Mapping[str, Sequence[float]]
+
+@dataclass(frozen=True)
+class Trained:
+    """A training whose last epoch is done; `validation` holds the best epoch's figures."""
+
+    progress: Progress
+    best: Classifier
+    validation: Mapping[str, float]
 
 
 def train(
-    config: Config, dataset: PreparedDataset, output: Path, name: str, overrides: Sequence[str]
+    config: Config, dataset: PreparedDataset, output: Path, name: str, overrides: list[str]
 ) -> float:
     """Train one model; keep, describe and register the checkpoint of its best epoch.
 
@@ -48,68 +63,164 @@ def train(
 
     Returns:
         The best epoch's value of `training.monitor`.
+
+    Raises:
+        InputError: the training diverged, or MLflow refused it or did not answer.
     """
-    started, cpu_started = time.perf_counter(), time.process_time()
+    costs = Costs()
     devices.check(config.training)
-    with tracking.training_run(config, dataset, name, overrides) as run_id:
-        device = devices.describe()
-        print(device)
-        print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
-        strategy = devices.configure(config.training)
-        tracking.log_tags({"device": device, "threads": devices.threads()})
-        tracking.log_settings(config)
-
-        with strategy.scope():
-            model = compiled_model(config, dataset)
-        model.summary()
-        output.mkdir(parents=True, exist_ok=True)
-        classifier.write_settings(output / paths.MODEL, classifier_settings(config, dataset))
-        fit_started = time.perf_counter()
-        history = fit(model, config, dataset, output / paths.MODEL / classifier.WEIGHTS)
-        fit_seconds = time.perf_counter() - fit_started
-        best_epoch, best = best_of(history, config.training)
-
-        best_model = decision.with_decision(
-            classifier.Classifier.load(output / paths.MODEL), dataset, config.evaluation
+    print(devices.describe())
+    print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
+    with resume.claim(resume.key_of(config, dataset)) as unfinished:
+        open_training = partial(
+            tracking.open_training, config, dataset, name, overrides, unfinished.training_id
         )
-        classifier.write_settings(output / paths.MODEL, best_model.settings)
-        validation = metrics.measure(best_model, dataset, "validation").figures
-        figures = {"best_epoch": best_epoch, **validation}
-        (output / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
-        write_history(history, output / paths.HISTORY)
-        plots.learning_curves(history, best_epoch, output / paths.CURVES)
-        write_summary(model, output / paths.SUMMARY)
-
-        tracking.log_metrics(validation, "best_val_", len(history["loss"]))
-        tracking.log_metrics({"checkpoint_epoch": best_epoch, "parameters": model.count_params()})
-        tracking.log_tags({"weights_sha256": classifier.weights_digest(best_model.model)})
-        tracking.log_files(
-            [output / paths.CURVES, output / paths.HISTORY, output / paths.SUMMARY], "training"
-        )
-        tracking.log_files(
-            [paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED],
-            "data",
-        )
-        registered = store(config, dataset, output, validation)
-        tracking.log_metrics(
-            {
-                "fit_seconds": fit_seconds,
-                "train_seconds": time.perf_counter() - started,
-                "cpu_seconds": time.process_time() - cpu_started,
-                "stored_bytes": sum(
-                    path.stat().st_size for path in output.rglob("*") if path.is_file()
-                ),
-            }
-        )
+        run_id = tracking.attempt(open_training)
+        try:
+            trained = fit_and_describe(config, dataset, output, unfinished, run_id, costs)
+        except BaseException as error:
+            if run_id:
+                tracking.attempt(partial(tracking.close_failed, run_id, error))
+            raise
+        try:
+            run_id = run_id or open_training()
+            with tracking.open_run(run_id):
+                log_missing_epochs(run_id, trained.progress, config.training)
+                stored = log_outcome(config, dataset, output, unfinished, trained, costs)
+        except Exception as error:
+            raise InputError(
+                f"the model is trained, but MLflow at {tracking.public(tracking.uri())} did not "
+                f"take all of it ({tracking.explain(error)}). Nothing is lost: the same command "
+                f"again, once MLflow answers, sends what is missing and trains nothing anew. Until "
+                f"then all is kept in {unfinished.folder}."
+            ) from error
+        if "DVC_STAGE" not in os.environ:  # else evaluate does it: only then has DVC the outputs
+            shutil.rmtree(unfinished.folder)
+    epoch, value = trained.progress.best(config.training)
     print(
-        f"Best epoch {best_epoch}: {config.training.monitor} {best:.4f}. "
-        f"MLflow run {run_id}, {registered}."
+        f"Best epoch {epoch}: {config.training.monitor} {value:.4f}. MLflow run {run_id}, {stored}."
     )
-    return best
+    return value
+
+
+class Costs:
+    """The seconds that a training takes; `earlier` holds those of its earlier attempts."""
+
+    def __init__(self) -> None:
+        """Start the clocks."""
+        self.earlier: Mapping[str, float] = {}
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.fit_started = self.started
+
+    def start_fit(self) -> None:
+        """Start the clock of the fit."""
+        self.fit_started = time.perf_counter()
+
+    def spent(self) -> dict[str, float]:
+        """Return `train_seconds`, `cpu_seconds` and `fit_seconds`."""
+        now = time.perf_counter()
+        seconds = {
+            "train_seconds": now - self.started,
+            "cpu_seconds": time.process_time() - self.cpu_started,
+            "fit_seconds": now - self.fit_started,
+        }
+        return {name: value + self.earlier.get(name, 0) for name, value in seconds.items()}
+
+
+def fit_and_describe(
+    config: Config,
+    dataset: PreparedDataset,
+    output: Path,
+    unfinished: Unfinished,
+    run_id: str | None,
+    costs: Costs,
+) -> Trained:
+    """Fit, and write the best model and what describes it to the folder `output`."""
+    training = config.training
+    strategy = devices.configure(training)
+    with strategy.scope():
+        model = compiled_model(config, dataset)
+        progress = restore(model, unfinished.folder, training)
+    costs.earlier = progress.costs
+    model.summary()
+    costs.start_fit()
+    fit(model, config, dataset, unfinished.folder, progress, run_id, costs.spent)
+    best_epoch = progress.best(training)[0]
+    if not best_epoch:
+        shutil.rmtree(unfinished.folder)
+        raise InputError(
+            f"{training.monitor} was not a number in any epoch: the training diverged. Lower "
+            f"optimizer.learning_rate={config.optimizer.learning_rate:g}."
+        )
+
+    folder = output / paths.MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(best_model(unfinished.folder, best_epoch), folder / classifier.WEIGHTS)
+    classifier.write_settings(folder, classifier_settings(config, dataset))
+    best = decision.with_decision(Classifier.load(folder), dataset, config.evaluation)
+    classifier.write_settings(folder, best.settings)
+    validation = metrics.measure(best, dataset, "validation").figures
+    figures = {"best_epoch": best_epoch, **validation}
+    (output / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+    write_history(progress, output / paths.HISTORY)
+    plots.learning_curves(progress.history, best_epoch, output / paths.CURVES)
+    write_summary(model, output / paths.SUMMARY)
+    return Trained(progress, best, validation)
+
+
+def log_missing_epochs(run_id: str, progress: Progress, training: Training) -> None:
+    """Log the epochs that MLflow has not got, for want of an answer or because of a kill."""
+    logged = tracking.logged_epochs(run_id)
+    for epoch in range(1, progress.epochs + 1):
+        if epoch not in logged:
+            tracking.log_epoch(run_id, epoch, epoch_figures(progress, epoch, training))
+
+
+def log_outcome(
+    config: Config,
+    dataset: PreparedDataset,
+    output: Path,
+    unfinished: Unfinished,
+    trained: Trained,
+    costs: Costs,
+) -> str:
+    """Log what a training led to, to the open run, as far as an earlier attempt did not.
+
+    Returns:
+        What became of the model, in words.
+    """
+    tracking.log_tags(
+        {
+            "device": devices.describe(),
+            "threads": devices.threads(),
+            "weights_sha256": classifier.weights_digest(trained.best.model),
+        }
+    )
+    described = [output / name for name in (paths.CURVES, paths.HISTORY, paths.SUMMARY)]
+    tracking.log_files(described, "training")
+    tracking.log_files(unfinished.data_files, "data")
+    stored = store(config, dataset, output, trained.validation, unfinished)
+    if not tracking.logged("train_seconds"):
+        progress = trained.progress
+        figures = {f"best_val_{name}": value for name, value in trained.validation.items()}
+        figures |= {
+            "checkpoint_epoch": progress.best(config.training)[0],
+            "parameters": trained.best.model.count_params(),
+            "stored_bytes": sum(
+                path.stat().st_size for path in output.rglob("*") if path.is_file()
+            ),
+        }
+        fit_seconds = {"fit_seconds": progress.costs["fit_seconds"]}
+        tracking.log_metrics(figures | costs.spent() | fit_seconds, epoch=progress.epochs)
+    return stored
 
 
 def store(
-    config: Config, dataset: PreparedDataset, output: Path, validation: Mapping[str, float]
+    config: Config,
+    dataset: PreparedDataset,
+    output: Path,
+    validation: Mapping[str, float],
+    unfinished: Unfinished,
 ) -> str:
     """Store the model as `tracking.register_models` says; return in words what became of it."""
     folder = output / paths.MODEL
@@ -119,7 +230,12 @@ def store(
         tracking.store_for_later(dataset, folder, validation)
         return "stored"
     version = tracking.register(config, dataset, folder, validation)
-    record = {"run_id": version.run_id, "name": version.name, "version": version.version}
+    record = {
+        "run_id": version.run_id,
+        "name": version.name,
+        "version": version.version,
+        "unfinished": unfinished.key,
+    }
     (output / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
     return f"registered as {version.uri}"
 
@@ -142,90 +258,107 @@ def compiled_model(config: Config, dataset: PreparedDataset) -> keras.Model:
     return model
 
 
-def fit(model: keras.Model, config: Config, dataset: PreparedDataset, checkpoint: Path) -> History:
-    """Fit a compiled model; the best epoch's weights are in `checkpoint` afterwards.
+def fit(
+    model: keras.Model,
+    config: Config,
+    dataset: PreparedDataset,
+    folder: Path,
+    progress: Progress,
+    run_id: str | None = None,
+    costs: Callable[[], dict[str, float]] = dict,
+) -> None:
+    """Fit a compiled model, from where earlier attempts left it to its last epoch.
 
-    Returns:
-        `loss`, `accuracy`, `val_loss` and `val_accuracy`, one value an epoch.
-
-    Raises:
-        InputError: the training diverged, so there is no best epoch.
+    Args:
+        model: With the weights and the optimizer of the last epoch in `progress`.
+        config: All settings.
+        dataset: The prepared images.
+        folder: For the best model and the state after every epoch; see `Checkpoint`.
+        progress: What earlier attempts did; what is done now is added.
+        run_id: The MLflow run, or None where MLflow does not answer.
+        costs: Returns the seconds spent so far, by kind.
     """
     training = config.training
-    callbacks: list[keras.callbacks.Callback] = []
-    if training.stop_below_median:
-        callbacks = [MedianStopping(sweep_runs.best_so_far_curves(training.monitor), training)]
+    if progress.epochs:
+        print(
+            f"An earlier attempt came to the end of epoch {progress.epochs}: going on from there."
+        )
+    if progress.done(training):
+        return
+    stoppers: list[keras.callbacks.Callback] = [
+        keras.callbacks.EarlyStopping(
+            training.monitor, mode=training.mode, patience=training.patience
+        )
+    ]
+    if training.stop_below_median and run_id:
+        stoppers.append(MedianStopping(sweep_runs.best_so_far_curves(training.monitor), training))
     empty = models.build(config.model, config.image.shape, len(dataset.classes))
-    result = model.fit(
+    model.fit(
         batches.training_batches(
             dataset,
             config.augmentation,
             training.batch_size,
             training.seed,
-            range(training.epochs),
+            range(progress.epochs, training.epochs),
         ),
         steps_per_epoch=batches.steps_per_epoch(len(dataset.indices("train")), training.batch_size),
+        initial_epoch=progress.epochs,
         epochs=training.epochs,
         validation_data=batches.plain_batches(
             dataset, dataset.indices("validation"), training.batch_size
         ),
         callbacks=[
-            BestCheckpoint(empty, checkpoint, training),
-            keras.callbacks.EarlyStopping(
-                training.monitor, mode=training.mode, patience=training.patience
-            ),
-            *callbacks,
-            EpochLogger(training),
+            *stoppers,
+            Checkpoint(empty, folder, training, progress, stoppers, costs),
+            EpochLogger(run_id, progress, training),
         ],
         shuffle=False,  # the batches are shuffled already
         verbose=1 if sys.stdout.isatty() else 2,  # a bar on a terminal, else a line an epoch
     )
-    if not checkpoint.is_file():
-        raise InputError(
-            f"{training.monitor} was not a number in any epoch: the training diverged. Lower "
-            f"optimizer.learning_rate={config.optimizer.learning_rate:g}."
-        )
-    return dict(result.history)
 
 
 class EpochLogger(keras.callbacks.Callback):
-    """Sends each epoch to MLflow, and with it the figures of the best epoch so far."""
+    """Sends each epoch to MLflow while the next one trains.
 
-    def __init__(self, training: Training) -> None:
-        """Take the monitor that says which epoch is best."""
+    An epoch that MLflow does not take is no reason to stop: `log_missing_epochs` sends it later.
+    """
+
+    def __init__(self, run_id: str | None, progress: Progress, training: Training) -> None:
+        """Take the run, if there is one, and what the epochs are read from."""
         super().__init__()
+        self.run_id = run_id
+        self.progress = progress
         self.training = training
-        self.history: dict[str, list[float]] = {}
-        self.stored: list[Callable[[], None]] = []
+        self.pool = ThreadPoolExecutor(1)  # MLflow's own queue waits up to a second at the end
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Send the epoch; the next one does not wait for the answer."""
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
-        best = best_of(self.history, self.training)[0] - 1
-        figures = {  # the best first: the UI opens on the metric that came first
-            "best_val_accuracy": self.history["val_accuracy"][best],
-            "best_val_loss": self.history["val_loss"][best],
-            "train_accuracy": logs["accuracy"],
-            "train_loss": logs["loss"],
-            "val_accuracy": logs["val_accuracy"],
-            "val_loss": logs["val_loss"],
-        }
-        self.stored.append(tracking.log_epoch(epoch + 1, figures))
+        """Have the epoch sent."""
+        figures = epoch_figures(self.progress, epoch + 1, self.training)
+        self.pool.submit(tracking.attempt, partial(self._send, epoch + 1, figures))
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Wait until all is stored; raises what went wrong."""
-        for stored in self.stored:
-            stored()
+        """Wait for the epoch that is on its way; those still queued are missing, and sent later."""
+        self.pool.shutdown(cancel_futures=True)
+
+    def _send(self, epoch: int, figures: Mapping[str, float]) -> None:
+        run_id, self.run_id = self.run_id, None
+        if run_id:
+            tracking.log_epoch(run_id, epoch, figures)
+            self.run_id = run_id  # or none of the others is tried
 
 
-def best_of(history: History, training: Training) -> tuple[int, float]:
-    """Return the best epoch, counted from 1, and its value of `training.monitor`."""
-    values = np.array(history[training.monitor])
-    if np.isnan(values).all():
-        return 1, float("nan")
-    best = int(np.nanargmax(values) if training.mode == "max" else np.nanargmin(values))
-    return best + 1, float(values[best])
+def epoch_figures(progress: Progress, epoch: int, training: Training) -> dict[str, float]:
+    """Return what MLflow gets of an epoch, counted from 1, with the best so far."""
+    history = {name: values[:epoch] for name, values in progress.history.items()}
+    best = max(1, progress.best(training, epoch)[0])
+    return {  # the best first: the UI opens on the metric that came first
+        "best_val_accuracy": history["val_accuracy"][best - 1],
+        "best_val_loss": history["val_loss"][best - 1],
+        "train_accuracy": history["accuracy"][-1],
+        "train_loss": history["loss"][-1],
+        "val_accuracy": history["val_accuracy"][-1],
+        "val_loss": history["val_loss"][-1],
+    }
 
 
 def classifier_settings(config: Config, dataset: PreparedDataset) -> classifier.Settings:
@@ -248,8 +381,9 @@ def write_summary(model: keras.Model, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def write_history(history: History, path: Path) -> None:
+def write_history(progress: Progress, path: Path) -> None:
     """Write one row an epoch, epochs counted from 1."""
+    history = progress.history
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", *history])

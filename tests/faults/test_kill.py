@@ -1,0 +1,105 @@
+"""`kill -9` in the middle of a training, and the same command again."""
+
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import mlflow
+import psutil
+import pytest
+
+from conftest import SHRUNK, Project, copy_of
+
+LONGER = [*SHRUNK, "training.epochs=6"]
+TRAIN = [sys.executable, "-m", "image_classifier.train", *LONGER]
+
+
+@pytest.fixture(scope="module")
+def killed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project that ran; `weights` is the digest of a training that was not killed."""
+    killed = copy_of(project, tmp_path_factory.mktemp("killed") / "project")
+    started = time.monotonic()
+    killed.weights = weights_of(killed, killed.run(*TRAIN))
+    killed.seconds = time.monotonic() - started
+    return killed
+
+
+def run_of(output: str) -> str:
+    return re.search(r"MLflow run (\w{32}), registered", output)[1]
+
+
+def weights_of(project: Project, output: str) -> str:
+    run = mlflow.MlflowClient(project.store).get_run(run_of(output))
+    return run.data.tags["weights_sha256"]
+
+
+def kill(project: Project, command: list[str], moment: Callable[[], bool]) -> None:
+    """Start a command; once `moment` returns True, kill the process that trains, or all of it."""
+    log = project.folder / "killed.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=project.folder, env=project.environment, stdout=file, stderr=file
+        )
+    while not moment():
+        if process.poll() is not None:
+            assert process.returncode == 0, log.read_text()
+            return  # it was through already
+        time.sleep(0.01)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    if command[0] != "dvc":
+        process.kill()
+    process.wait()
+
+
+def epochs_of(project: Project) -> int:
+    """How many epochs the unfinished training has finished: a line of its log for each."""
+    return len(re.findall(r"val_loss: ", (project.folder / "killed.log").read_text()))
+
+
+def assert_whole(project: Project, run_id: str) -> None:
+    client = mlflow.MlflowClient(project.store)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        steps = [metric.step for metric in client.get_metric_history(run_id, name)]
+        assert sorted(steps) == [1, 2, 3, 4, 5, 6], name
+    assert len(client.search_model_versions(f"run_id = '{run_id}'")) == 1
+
+
+def test_dvc_repro_goes_on_after_a_kill_in_the_same_run_to_the_same_weights(killed: Project):
+    client = mlflow.MlflowClient(killed.store)
+    params = (killed.folder / "params.yaml").read_text()
+    (killed.folder / "params.yaml").write_text(params.replace("epochs: 2", "epochs: 6"))
+    before = {run.info.run_id for run in client.search_runs(["1"])}
+    kill(killed, ["dvc", "repro"], lambda: epochs_of(killed) >= 3)
+    output = killed.run("dvc", "repro")
+    assert re.search(r"An earlier attempt came to the end of epoch [2-5]", output)
+    (run_id,) = {run.info.run_id for run in client.search_runs(["1"])} - before
+    assert run_id == killed.read("build/train/run.json")["run_id"]
+    assert_whole(killed, run_id)
+    assert client.get_run(run_id).data.tags["weights_sha256"] == killed.weights
+    history = (killed.folder / "build/train/history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history] == ["epoch", *"123456"]
+    assert not list(killed.folder.glob("runs/unfinished/*/"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_twenty_kills_at_random_moments_lose_nothing(killed: Project, number: int):
+    client = mlflow.MlflowClient(killed.store)
+    moments = random.Random(number)
+    before = {run.info.run_id for run in client.search_runs(["1"])}
+    started, delay = time.monotonic(), moments.uniform(0, killed.seconds)
+    kill(killed, TRAIN, lambda: time.monotonic() > started + delay)
+    output = killed.run(*TRAIN)
+    new = {run.info.run_id for run in client.search_runs(["1"])} - before
+    print(f"killed after {delay:.1f} s, epoch {epochs_of(killed)}")
+    assert run_of(output) in new
+    assert_whole(killed, run_of(output))
+    assert weights_of(killed, output) == killed.weights
+    # a training that was through before the kill has its own run
+    assert all(client.get_run(run_id).info.status == "FINISHED" for run_id in new)
