@@ -1,0 +1,208 @@
+"""An MLflow server that is gone, slow, or answers 500: the training ends, and is sent later."""
+
+import http.server
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from conftest import SHRUNK, Project, running_server
+
+TRAIN = [*SHRUNK, "training.epochs=4"]
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the tests need not wait as users would
+
+
+class Gate:
+    """A TCP peer in front of a server: passes all on after a delay, or refuses everybody."""
+
+    def __init__(self, server: str) -> None:
+        self.server = int(server.rsplit(":", 1)[1])
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.delay, self.connections = 0.0, []
+        self.listener: socket.socket | None = None
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def open(self, delay: float = 0) -> None:
+        self.delay = delay
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=[self.listener], daemon=True).start()
+
+    def close(self) -> None:
+        """Refuse new connections, and cut those that there are."""
+        if self.listener:
+            self.listener.shutdown(socket.SHUT_RDWR)
+            self.listener.close()
+            self.listener = None
+        for connection in self.connections:
+            connection.close()
+        self.connections.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.server))
+            self.connections += [client, server]
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if source.getpeername()[1] == self.server:
+                    time.sleep(self.delay)
+                target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            target.close()
+
+
+@pytest.fixture
+def gate(tracking_server: str) -> Iterator[Gate]:
+    gate = Gate(tracking_server)
+    yield gate
+    gate.close()
+
+
+def runs_of(server: str, seed: int) -> list:
+    client = mlflow.MlflowClient(server)
+    experiment = client.get_experiment_by_name("image-classifier")
+    found = client.search_runs([experiment.experiment_id]) if experiment else []
+    return [run for run in found if run.data.params.get("training.seed") == str(seed)]
+
+
+def assert_sent_once(server: str, seed: int) -> None:
+    client = mlflow.MlflowClient(server)
+    (run,) = runs_of(server, seed)
+    run_id = run.info.run_id
+    assert run.info.status == "FINISHED"
+    for name in ("train_loss", "val_accuracy"):
+        steps = [metric.step for metric in client.get_metric_history(run_id, name)]
+        assert sorted(steps) == [1, 2, 3, 4], name
+    for name in ("train_seconds", "parameters"):
+        assert len(client.get_metric_history(run_id, name)) == 1, name
+    assert len(client.search_model_versions(f"run_id = '{run_id}'")) == 1
+    files = {file.path for file in client.list_artifacts(run_id, "training")}
+    assert "training/learning_curves.png" in files
+    assert client.list_artifacts(run_id, "data")
+
+
+def assert_kept_then_sent(project: Project, kept: str, server: str, seed: int, url: str) -> None:
+    """What a training printed whose server was gone, and the same command with the server back."""
+    assert "Nothing is lost: the same command again" in kept
+    assert "Traceback" not in kept
+    command = ["train", *TRAIN, f"training.seed={seed}"]
+    output = project.module(*command, MLFLOW_TRACKING_URI=url)
+    assert "An earlier attempt came to the end of epoch 4" in output
+    assert "Epoch 1/4" not in output
+    assert_sent_once(server, seed)
+
+
+def test_a_server_that_dies_in_the_middle_gets_the_rest_later_once(
+    project: Project, tracking_server: str, gate: Gate
+):
+    gate.open()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "image_classifier.train", *TRAIN, "training.seed=101"],
+        cwd=project.folder, env=project.environment | IMPATIENT | {"MLFLOW_TRACKING_URI": gate.url},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "Epoch 2/4" in line:
+            gate.close()
+    assert process.wait() == 1
+    assert "does not answer" in output
+    assert "Epoch 4/4" in output
+    gate.open()
+    assert_kept_then_sent(project, output, tracking_server, 101, gate.url)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_from_the_start_gets_all_later(
+    project: Project, tracking_server: str, gate: Gate
+):
+    command = ["train", *TRAIN, "training.seed=102"]
+    output = project.module(*command, code=1, MLFLOW_TRACKING_URI=gate.url)
+    assert "The training goes on" in output
+    gate.open()
+    assert_kept_then_sent(project, output, tracking_server, 102, gate.url)
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_500_gets_all_later(project: Project, tracking_server: str):
+    class Broken(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(500)
+
+        do_GET = do_POST = do_PUT = do_PATCH = answer
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
+        threading.Thread(target=broken.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{broken.server_port}"
+        command = ["train", *TRAIN, "training.seed=103"]
+        output = project.module(*command, code=1, MLFLOW_TRACKING_URI=url)
+        broken.shutdown()
+    assert "500" in output
+    assert_kept_then_sent(project, output, tracking_server, 103, tracking_server)
+
+
+@pytest.mark.slow
+def test_a_slow_server_gets_everything_in_the_end(
+    project: Project, tracking_server: str, gate: Gate
+):
+    gate.open(delay=0.5)
+    project.module("train", *TRAIN, "training.seed=104", MLFLOW_TRACKING_URI=gate.url)
+    assert_sent_once(tracking_server, 104)
+
+
+@pytest.mark.slow
+def test_a_real_server_that_is_killed_and_started_again(project: Project, tmp_path: Path):
+    command = ["mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    train = ["train", *TRAIN, "training.seed=105"]
+    with running_server(command, "health", Project(tmp_path)) as first:
+        experiment = mlflow.MlflowClient(first).create_experiment("other")
+        assert experiment
+    output = project.module(*train, code=1, MLFLOW_TRACKING_URI=first)
+    with running_server(command, "health", Project(tmp_path)) as second:
+        assert_kept_then_sent(project, output, second, 105, second)
+
+
+def test_a_server_that_refuses_is_named_before_any_training(project: Project):
+    client = mlflow.MlflowClient(project.store)
+    client.delete_experiment(client.create_experiment("deleted"))
+    output = project.module(
+        "train", *TRAIN, "tracking.experiment=deleted", "training.seed=106", code=1
+    )
+    assert "refuses" in output
+    assert "must be in the 'active' state" in output
+    assert "Epoch 1" not in output
+    assert "Traceback" not in output
+
+
+def test_a_dead_server_is_named_when_a_sweep_begins(project: Project, gate: Gate):
+    output = project.module(
+        "train", "--multirun", *TRAIN, "training.seed=107,108", code=1,
+        MLFLOW_TRACKING_URI=gate.url, **IMPATIENT
+    )  # fmt: skip
+    assert "the sweep cannot be opened in MLflow" in output
+    assert "Epoch 1" not in output
+    assert not re.search("Traceback", output)
