@@ -1,12 +1,16 @@
 """The gate, with real models, against a real MLflow server."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from image_classifier import classifier, config, paths, tracking
@@ -139,6 +143,36 @@ def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_
     assert champion(registry, name) == first
     with pytest.raises(InputError, match="none before it"):
         rollback(settings(name))
+
+
+def test_of_two_promotions_at_once_the_second_meets_the_new_champion(
+    registry: mlflow.MlflowClient, name: str, empty_project: Path
+):
+    evaluated(name, 0.6)
+    decide(name)
+    clones = []
+    for number in range(2):
+        evaluated(name, 0.5)  # as good as each other, and better than the champion
+        clones.append(Path(shutil.copytree(empty_project, f"{empty_project}-{number}")))
+        (clones[-1] / "params.yaml").write_text(OmegaConf.to_yaml(settings(name).model_dump()))
+    command = [sys.executable, "-m", "image_classifier.promote"]
+    processes = [subprocess.Popen(command, cwd=clone) for clone in clones]
+    assert [process.wait() for process in processes] == [0, 0]
+    decisions = [json.loads((clone / paths.DECISION).read_text()) for clone in clones]
+    assert sorted(decision["champion"] for decision in decisions) == [False, True]
+    (won,) = [decision["version"] for decision in decisions if decision["champion"]]
+    assert champion(registry, name) == won
+    assert registry.get_model_version(name, won).tags["champion_before"] == "1"
+
+
+def test_a_champion_that_changed_meanwhile_is_not_replaced_unseen(
+    registry: mlflow.MlflowClient, name: str
+):
+    evaluated(name, 0.6)
+    decide(name)
+    with pytest.raises(InputError, match="became champion meanwhile"):
+        tracking.make_champion(tracking.get_version(name, evaluated(name, 0.5)), None)
+    assert champion(registry, name) == "1"
 
 
 def test_floors_come_first_sensitivity_before_accuracy(registry: mlflow.MlflowClient, name: str):

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +56,30 @@ def promote(config: Config) -> None:
     from image_classifier import tracking  # imports MLflow
 
     challenger = tracking.get_version(evaluated["name"], evaluated["version"])
-    champion = tracking.champion(evaluated["name"])
+    with tracking.gate(challenger.name):
+        decision = decide(challenger, evaluated, config.promotion)
+    paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
+    paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
+    reasons = "; ".join(decision["reasons"])
+    tracking.log_decision(challenger, reasons or "champion", paths.DECISION)
+    if reasons:
+        print(f"{challenger.uri} is not made champion: {reasons}.")
+    else:
+        print(f"{challenger.uri} is champion.")
+
+
+def decide(
+    challenger: "Version", evaluated: Mapping[str, Any], promotion: Promotion
+) -> dict[str, Any]:
+    """Set the alias that a version deserves; return the decision, ready for JSON."""
+    from image_classifier import tracking
+
+    champion = tracking.champion(challenger.name)
     if champion and champion.version == challenger.version:
         champion = None  # it is the champion already: the floors alone decide
 
-    not_fit = below_floors(challenger.tags, config.promotion)
-    not_fit += unaccepted_shortcuts(evaluated["shortcuts"], config.promotion)
+    not_fit = below_floors(challenger.tags, promotion)
+    not_fit += unaccepted_shortcuts(evaluated["shortcuts"], promotion)
     if "rolled_back" in challenger.tags:
         not_fit.append(f"it was rolled back on {challenger.tags['rolled_back']}")
     reasons, comparison = list(not_fit), None
@@ -75,10 +93,10 @@ def promote(config: Config) -> None:
         reasons += not_better(comparison)
 
     if not reasons:
-        tracking.make_champion(challenger)
+        tracking.make_champion(challenger, champion)
     elif not not_fit:
         tracking.set_alias(challenger, tracking.CHALLENGER)
-    decision = {
+    return {
         "name": challenger.name,
         "version": challenger.version,
         "champion": not reasons,
@@ -86,13 +104,6 @@ def promote(config: Config) -> None:
         "comparison": vars(comparison) if comparison else None,
         "reasons": reasons,
     }
-    paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
-    paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
-    tracking.log_decision(challenger, "; ".join(reasons) or "champion", paths.DECISION)
-    if reasons:
-        print(f"{challenger.uri} is not made champion: {'; '.join(reasons)}.")
-    else:
-        print(f"{challenger.uri} is champion.")
 
 
 def below_floors(tags: Mapping[str, str], floors: Promotion) -> list[str]:
@@ -165,7 +176,8 @@ def rollback(config: Config) -> None:
     from image_classifier import tracking
 
     name = config.tracking.registered_model
-    before, after = tracking.roll_back(name)
+    with tracking.gate(name):
+        before, after = tracking.roll_back(name)
     print(f"{after.uri} is champion again; {before.uri} was rolled back.")
 
 

@@ -415,10 +415,31 @@ def set_alias(version: Version, alias: str) -> None:
     mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
 
 
-def make_champion(version: Version) -> None:
-    """Give the alias `champion` to a version, and note on it which version had it before."""
+@contextmanager
+def gate(name: str) -> Iterator[None]:
+    """Let one process of this machine at a time decide on the aliases of a registered model."""
+    digest = hashlib.sha256(f"{uri()} {name}".encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"image-classifier-{os.getuid()}-{digest}.lock"):
+        yield
+
+
+def make_champion(version: Version, beaten: Version | None) -> None:
+    """Give the alias `champion` to a version, and note on it which version had it before.
+
+    Args:
+        version: The new champion.
+        beaten: The champion that it was compared with; None where there was none, or itself.
+
+    Raises:
+        InputError: another machine made another version champion meanwhile.
+    """
     before = champion(version.name)
     if before is None or before.version != version.version:
+        if (before and before.version) != (beaten and beaten.version):
+            raise InputError(
+                f"another version of {version.name} became champion meanwhile: run "
+                f"`dvc repro` again, to compare with that one."
+            )
         tag_version(version, {"champion_before": before.version if before else ""})
         set_alias(version, CHAMPION)
     mlflow.MlflowClient().delete_registered_model_alias(version.name, CHALLENGER)
