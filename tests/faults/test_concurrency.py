@@ -1,0 +1,77 @@
+"""Two commands at once: one after the other, or refused clearly, never mixed."""
+
+import re
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from conftest import SHRUNK, Project, copy_of
+
+
+@pytest.fixture(scope="module")
+def shared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project that ran."""
+    return copy_of(project, tmp_path_factory.mktemp("shared") / "project")
+
+
+def start(project: Project, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=project.folder, env=project.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_of_two_dvc_repro_at_once_one_is_refused_or_finds_nothing_to_do(shared: Project):
+    params = (shared.folder / "params.yaml").read_text()
+    (shared.folder / "params.yaml").write_text(params.replace("seed: 0", "seed: 1"))
+    processes = [start(shared, "dvc", "repro", "train") for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert 0 in codes
+    for code, output in zip(codes, outputs, strict=True):
+        assert "Traceback" not in output
+        assert code == 0 or re.search(r"[Uu]nable to acquire lock|is busy", output), output
+    shared.run("dvc", "repro")
+    assert "up to date" in shared.run("dvc", "status")
+
+
+def test_the_same_training_twice_at_once_waits_for_the_other(shared: Project):
+    command = [sys.executable, "-m", "image_classifier.train", *SHRUNK, "training.seed=40"]
+    command += ["--config-path", str(shared.folder), "--config-name", "params"]
+    first = start(shared, *command)
+    while not list(shared.folder.glob("runs/unfinished/*/id")):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    second = start(shared, *command)
+    outputs = [process.communicate()[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert "runs in another process: waiting" in outputs[1]
+    runs = {re.search(r"MLflow run (\w{32}), registered", output)[1] for output in outputs}
+    client = mlflow.MlflowClient(shared.store)
+    for run_id in runs:
+        steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
+        assert sorted(steps) == [1, 2]
+    assert len(runs) == 2
+
+
+def test_images_that_are_prepared_anew_do_not_reach_a_training_that_runs(shared: Project):
+    """The training keeps the file that it opened."""
+    code = """
+import sys
+from image_classifier import config, dataset, prepare
+settings = config.load()
+opened = dataset.load_prepared(settings)
+before = opened.images[:].copy()
+other = settings.model_copy(update={"image": settings.image.model_copy(update={"height": 40})})
+prepare.prepare(other)
+assert (opened.images[:] == before).all()
+try:
+    dataset.load_prepared(settings)
+except dataset.InputError as error:
+    print(error)
+prepare.prepare(settings)
+"""
+    assert "image.height is 48, prepared with 40" in shared.run(sys.executable, "-c", code)
