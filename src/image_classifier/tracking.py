@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pandas
@@ -74,7 +75,17 @@ def connect() -> None:
     """Point MLflow to MLFLOW_TRACKING_URI, else to mlflow.db in the project's folder."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
+    hide_password()
     mlflow.set_tracking_uri(uri())
+
+
+def hide_password() -> None:
+    """Move name and password out of the server's address, which MLflow prints after every run."""
+    parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if parts.scheme in ("http", "https") and parts.username:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ["MLFLOW_TRACKING_URI"] = public(parts.geturl())
 
 
 def uri() -> str:
