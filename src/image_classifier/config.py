@@ -88,6 +88,7 @@ class Split(Section):
     seed: Seed
     leaks: Literal["drop", "stop"]
     copy_distance: Annotated[int, Field(ge=0, le=288)]
+    maximum_left_out: Probability
 
 
 class ExternalSet(Section):
