@@ -10,6 +10,7 @@ import numpy.typing as npt
 from image_classifier.images import Pixels
 
 matplotlib.use("Agg")  # draws without a screen
+matplotlib.rcParams["text.parse_math"] = False  # names of files and classes may have a $
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
