@@ -10,9 +10,9 @@ def read_bytes(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        OSError: it cannot be read; `filename` is set, which Python leaves out after opening.
+        OSError: it cannot be read; `filename` is set.
     """
-    with _named(path):
+    with naming(path):
         return path.read_bytes()
 
 
@@ -29,7 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
-        with _named(path):
+        with naming(path):
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())  # or a full disk would tell only after the rename
@@ -39,7 +39,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of the block the file's name, which Python leaves out of reads and writes."""
     try:
         yield
     except OSError as error:

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from image_classifier.images import Pixels
 
 matplotlib.use("Agg")  # draws without a screen
-matplotlib.rcParams["text.parse_math"] = False  # names of files and classes may have a $
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+matplotlib.rcParams["text.parse_math"] = False  # names of files and classes may have a $
 
 Numbers = npt.NDArray[np.float64]
 

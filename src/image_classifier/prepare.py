@@ -17,7 +17,7 @@ from image_classifier.command_line import run_stage
 from image_classifier.config import Config
 from image_classifier.dataset import ImageRow, manifest_digest, read_manifest, write_record
 from image_classifier.errors import InputError
-from image_classifier.files import read_bytes, whole_file
+from image_classifier.files import naming, read_bytes, whole_file
 from image_classifier.images import Pixels, UnreadableImage, decode
 
 SETTINGS = ["image"]
@@ -35,7 +35,7 @@ def prepare(config: Config) -> None:
     size = height * width * channels
     with whole_file(paths.IMAGES) as partial, whole_file(paths.PICTURE_GRID) as grid:
         # not through a mapping: on a full disk that ends in a signal, not in an error
-        with partial.open("wb") as file:
+        with naming(paths.IMAGES), partial.open("wb") as file:
             shape = (len(rows), height, width, channels)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)

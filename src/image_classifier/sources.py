@@ -67,9 +67,7 @@ def copy_folder(folder: Path, destination: Path, minimum_classes: int) -> Copied
     return Copied(copied, passed_over, None)
 
 
-def download_repository(
-    key: str, source: Dataset | ExternalSet, folder: Path
-) -> dict[str, Any]:
+def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -> dict[str, Any]:
     """Copy `subfolder` of the repository at `url` to a new folder; return `download`'s result.
 
     Raises:

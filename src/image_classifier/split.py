@@ -31,7 +31,7 @@ from image_classifier.dataset import (
     write_record,
 )
 from image_classifier.errors import InputError
-from image_classifier.files import whole_file
+from image_classifier.files import naming, whole_file
 from image_classifier.images import UnreadableImage
 
 SETTINGS = [
@@ -107,7 +107,8 @@ def split(config: Config) -> None:
     kinds = Counter(pair.kind for pair in pairs)
     # neither takes its place before all are written
     with whole_file(paths.MANIFEST) as manifest, whole_file(paths.LEFT_OUT) as list_of_left_out:
-        write_manifest(rows, manifest)
+        with naming(paths.MANIFEST):
+            write_manifest(rows, manifest)
         with list_of_left_out.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *left_out])
         write_record(
