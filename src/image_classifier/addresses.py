@@ -22,9 +22,9 @@ def check_url(url: str) -> str:
     _check_text(url)
     if "::" in url:
         raise ValueError("'::' calls a helper program of git: give a plain address")
-    scheme, _, rest = url.partition("://")
-    if not rest:
+    if "://" not in url:
         return url
+    scheme = url.partition("://")[0]
     if scheme not in ("https", "http", "ssh", "git"):
         raise ValueError(
             "give an address that starts with https://, http://, ssh:// or git://, one such as "

@@ -269,10 +269,20 @@ def load(path: Path = PARAMS) -> Config:
 
     Raises:
         InputError: the file is missing, is not YAML, or `validate` refuses it.
+        OSError: the file cannot be read.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: run this in the project's folder, or `make params`.")
-    return validate(_plain(OmegaConf.load(path)))
+    try:
+        values = _plain(OmegaConf.load(path))
+    except OSError as error:
+        if error.errno is None:  # so OmegaConf says that it found neither sections nor a list
+            raise InputError(f"{path} must hold sections such as dataset: and model:.") from None
+        raise
+    except Exception as error:  # of YAML, of OmegaConf, of the encoding
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}): mend it, or `make params`.") from None
+    return validate(values)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -348,6 +358,10 @@ def _explain(problem: Any) -> str:
     )
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such key.{nearest(key)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing."
+    if problem["type"].startswith("union_tag"):
+        return f"{key}.name: expected article or compact, got {problem['ctx'].get('tag')}."
     if problem["type"] == "value_error":
         # without the value, which may be an address with a password in it
         return f"{key}: {problem['ctx']['error']}." if key else str(problem["ctx"]["error"])

@@ -1,9 +1,9 @@
 """Copies a folder out of a git or DVC repository: `python -m image_classifier.download …`.
 
 A process of its own, so that fetch can end it when it takes too long. Git fetches the one commit,
-bare: no hook, filter or submodule of the repository runs. DVC then reads it, after a look at what
-its settings and imports name. Prints a line of JSON: the commit, and the submodules, which are not
-followed.
+bare, and its files are read one by one: no hook, filter or submodule of the repository runs. DVC
+then brings what it keeps elsewhere, after a look at what the repository's settings and imports
+name. Prints a line of JSON: the commit, and the submodules, which are not followed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 from image_classifier.addresses import is_local
 
 ATTEMPTS = 3
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 1.0
 
 # of git's messages those that another attempt may mend
 PASSING = re.compile(
@@ -59,29 +59,67 @@ def download(url: str, revision: str | None, subfolder: str, folder: Path) -> di
     """
     clone = folder.with_name(folder.name + ".git")
     commit = clone_commit(url, revision, clone)
-    read(clone, url, commit, subfolder, folder)
-    submodules = []
     listed = git(clone, "ls-tree", "-r", "-z", "--full-tree", commit)
-    for entry in filter(None, listed.split("\0")):
-        facts, _, name = entry.partition("\t")
-        mode, _, blob = facts.split()
-        path = Path(name)
-        if mode not in ("120000", "160000") or not path.is_relative_to(subfolder):
-            continue
-        path = path.relative_to(subfolder)
-        if mode == "160000":
-            submodules.append(str(path))
-        elif (folder / path).is_file():  # DVC made a file that holds the link's target
-            (folder / path).unlink()
-            (folder / path).symlink_to(git(clone, "cat-file", "blob", blob))
+    links, submodules, dvc_files = [], [], False
+    with subprocess.Popen(
+        ["git", f"--git-dir={clone}", "cat-file", "--batch"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        for entry in filter(None, listed.split("\0")):
+            facts, _, name = entry.partition("\t")
+            mode, _, blob = facts.split()
+            dvc_files |= name.endswith((".dvc", "dvc.yaml"))
+            path = place(name, subfolder, folder)
+            if path and mode == "160000":
+                submodules.append(str(path.relative_to(folder)))
+            elif path:
+                content = read_blob(process, blob)
+                if content.startswith(b"version https://git-lfs"):
+                    raise DownloadError(
+                        f"{name} is in Git LFS, which is not followed: clone the repository with "
+                        f"git-lfs, and name that folder as the dataset's path"
+                    )
+                if mode == "120000":
+                    links.append((path, os.fsdecode(content)))
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+    if dvc_files:
+        read_dvc(clone, url, commit, subfolder, folder)
+    if not folder.is_dir():
+        raise DownloadError(f"there is no folder {subfolder} in it")
+    for path, target in links:  # last, so that nothing was written through one
+        if path.parent.is_dir() and path.parent.resolve() == path.parent and not path.exists():
+            path.symlink_to(target)
     return {"commit": commit, "submodules": submodules}
+
+
+def place(name: str, subfolder: str, folder: Path) -> Path | None:
+    """Return where a file of the repository goes in `folder`; None if it is not in `subfolder`.
+
+    Raises:
+        DownloadError: its name leads out of the repository.
+    """
+    path = Path(name.lstrip("/"))
+    if ".." in path.parts:
+        raise DownloadError(f"{name} leads out of the repository")
+    return folder / path.relative_to(subfolder) if path.is_relative_to(subfolder) else None
+
+
+def read_blob(process: subprocess.Popen[bytes], blob: str) -> bytes:
+    """Return a file's content from a running `git cat-file --batch`."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(f"{blob}\n".encode())
+    process.stdin.flush()
+    size = int(process.stdout.readline().split()[2])
+    return process.stdout.read(size + 1)[:-1]  # a line break follows
 
 
 def clone_commit(url: str, revision: str | None, clone: Path) -> str:
     """Fetch one commit into a new bare repository, in several attempts; return its hash."""
     git(None, "init", "--quiet", "--bare", "--template=", str(clone))
     source = str(Path(url).resolve()) if is_local(url) else url
-    git(clone, "remote", "add", "origin", source)  # DVC asks it for files of Git LFS
     for attempt in range(1, ATTEMPTS + 1):
         try:
             fetch(clone, source, revision)
@@ -145,10 +183,9 @@ def git(clone: Path | None, *command: str, show: bool = False) -> str:
     return os.fsdecode(output)
 
 
-def read(clone: Path, url: str, commit: str, subfolder: str, folder: Path) -> None:
-    """Copy a folder of a commit, with the files that DVC keeps elsewhere, to a new folder."""
+def read_dvc(clone: Path, url: str, commit: str, subfolder: str, folder: Path) -> None:
+    """Add the files of a folder that DVC keeps elsewhere."""
     from dvc.api import DVCFileSystem
-    from dvc.fs.callbacks import TqdmCallback
     from dvc.repo import Repo
 
     cache = clone.with_suffix(".cache")
@@ -165,14 +202,10 @@ def read(clone: Path, url: str, commit: str, subfolder: str, folder: Path) -> No
                 f"repository, run `dvc pull` there, and name that folder as the dataset's path"
             )
     filesystem = DVCFileSystem(repository)
-    top = f"/{subfolder}".rstrip("/") or "/"
-    if not filesystem.isdir(top):
-        raise DownloadError(f"the repository has no folder {subfolder}")
-    for name in filesystem.find(top):
-        if ".." in Path(name).parts:
-            raise DownloadError(f"{name} leads out of the repository")
-    with TqdmCallback(desc=f"Fetching {url}", unit="file") as callback:
-        filesystem.get(top, str(folder), recursive=True, callback=callback)
+    for name in filesystem.find("/", dvc_only=True):
+        if path := place(name, subfolder, folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(name, str(path))
 
 
 def check_settings(settings: dict[str, Any]) -> None:
