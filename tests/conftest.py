@@ -2,11 +2,13 @@
 
 import json
 import os
+import pwd
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -215,3 +217,59 @@ def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--artifacts-destination", str(folder / "artifacts")]
     with running_server(command, "health", Project(folder)) as address:
         yield address
+
+
+@pytest.fixture
+def world() -> Iterator[Path]:
+    """A folder that every user may enter and write to; pytest's own are for its user only."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def run_stages(folder: Path, *stages: str, before: str = "") -> dict[str, str]:
+    """Run stages in `folder`, in a process of its own, whatever becomes of the one before.
+
+    Args:
+        folder: The project's folder.
+        stages: Names of stages.
+        before: Python code that the process runs between its imports and the stages.
+
+    Returns:
+        What each stage ended with: its message, or nothing where it went through.
+    """
+    code = f"""
+import json, os, resource, sys
+import PIL.Image
+from image_classifier import {", ".join(stages)}
+from image_classifier.command_line import run_stage
+PIL.Image.init()
+{before}
+sys.argv = ["stage"]
+ends = {{}}
+for module in ({", ".join(stages)},):
+    name = module.__name__.rpartition(".")[2]
+    try:
+        run_stage(getattr(module, name))
+        ends[name] = ""
+    except SystemExit as end:
+        ends[name] = end.code
+print(json.dumps(ends))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr  # by a message, not by a traceback or a signal
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def as_nobody() -> str:
+    """Return code for `run_stages` that gives up every right but everyone's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    nobody = pwd.getpwnam("nobody")
+    return f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})"

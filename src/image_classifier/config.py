@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from image_classifier import addresses
 from image_classifier.errors import InputError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -35,6 +36,7 @@ COMPOSITION_ERRORS = (InputError, HydraException, OmegaConfBaseException)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Timeout = Annotated[float, Field(ge=1, le=7 * 24 * 3600)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
 
@@ -48,6 +50,10 @@ def _compiles(pattern: str) -> str:
 
 Pattern = Annotated[str, AfterValidator(_compiles)]
 
+Address = Annotated[str, AfterValidator(addresses.check_url)]
+Revision = Annotated[str, AfterValidator(addresses.check_revision)]
+Subfolder = Annotated[str, AfterValidator(addresses.check_subfolder)]
+
 
 class Section(BaseModel):
     """Settings that are known, typed, in range, and do not change."""
@@ -60,16 +66,16 @@ class Dataset(Section):
 
     name: Name
     path: str | None
-    url: str | None
-    revision: str | None
-    subfolder: str | None
+    url: Address | None
+    revision: Revision | None
+    subfolder: Subfolder | None
     depends_on: str | None
     positive_class: str | None
     group_pattern: Pattern | None
     source_pattern: Pattern | None
     note: str | None
-    expected_counts: dict[Literal["train", "test"], Annotated[int, Field(gt=0)]] | None
-    timeout_seconds: Annotated[float, Field(gt=0)]
+    expected_counts: dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]] | None
+    timeout_seconds: Timeout
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
@@ -88,16 +94,17 @@ class Split(Section):
     seed: Seed
     leaks: Literal["drop", "stop"]
     copy_distance: Annotated[int, Field(ge=0, le=288)]
+    maximum_left_out: Probability
 
 
 class ExternalSet(Section):
     """A set of images to measure on and never to train on; see `Dataset` for the keys."""
 
     path: str | None = None
-    url: str | None = None
-    revision: str | None = None
-    subfolder: str | None = None
-    timeout_seconds: Annotated[float, Field(gt=0)] = 3600
+    url: Address | None = None
+    revision: Revision | None = None
+    subfolder: Subfolder | None = None
+    timeout_seconds: Timeout = 3600
 
     @model_validator(mode="after")
     def _one_source(self) -> "ExternalSet":
@@ -133,7 +140,8 @@ class Augmentation(Section):
     grey: Probability
 
 
-Filters = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+# more filters or units than a GPU's memory takes are typing errors
+Filters = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=12)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -143,7 +151,7 @@ class ArticleModel(Section):
     name: Literal["article"]
     filters: Filters
     kernel_size: Annotated[int, Field(ge=1, le=31)]
-    dense_units: Annotated[int, Field(ge=1)]
+    dense_units: Annotated[int, Field(ge=1, le=65536)]
     dropout: Dropout
 
 
@@ -172,15 +180,15 @@ class Optimizer(Section):
 class Training(Section):
     """The training loop."""
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=65536)]
     monitor: Literal["val_accuracy", "val_loss"]
-    patience: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=1, le=100_000)]
     seed: Seed
     deterministic: bool
     mixed_precision: bool
     mirrored: bool
-    threads: Annotated[int, Field(ge=1)] | None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
     stop_below_median: bool
 
     @property
@@ -261,10 +269,20 @@ def load(path: Path = PARAMS) -> Config:
 
     Raises:
         InputError: the file is missing, is not YAML, or `validate` refuses it.
+        OSError: the file cannot be read.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: run this in the project's folder, or `make params`.")
-    return validate(_plain(OmegaConf.load(path)))
+    try:
+        values = _plain(OmegaConf.load(path))
+    except OSError as error:
+        if error.errno is None:  # so OmegaConf says that it found neither sections nor a list
+            raise InputError(f"{path} must hold sections such as dataset: and model:.") from None
+        raise
+    except Exception as error:  # of YAML, of OmegaConf, of the encoding
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}): mend it, or `make params`.") from None
+    return validate(values)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -330,17 +348,23 @@ def _known_keys(section: Any, prefix: str) -> Iterator[str]:
 
 
 def _explain(problem: Any) -> str:
-    # pydantic puts the chosen model's name between "model" and its key: not part of the key
+    # pydantic puts what it chose among beside the key: the model's name, or a kind of threshold
     location = [str(part) for part in problem["loc"]]
     key = ".".join(
         part
         for i, part in enumerate(location)
         if not (i == 1 and location[0] == "model" and part in ("article", "compact"))
+        and not part.startswith(("constrained-", "literal["))
     )
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such key.{nearest(key)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing."
+    if problem["type"].startswith("union_tag"):
+        return f"{key}.name: expected article or compact, got {problem['ctx'].get('tag')}."
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        # without the value, which may be an address with a password in it
+        return f"{key}: {problem['ctx']['error']}." if key else str(problem["ctx"]["error"])
     return f"{key}: {problem['msg']}, got {problem['input']!r}."
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from image_classifier.files import read_bytes
 from image_classifier.images import ImageFacts, Pixels, UnreadableImage, inspect
 
 SIDE = 24  # a hash has SIDE * SIDE bits, 576
@@ -42,8 +43,12 @@ class Fingerprint:
 
 
 def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
-    """Return the fingerprint of an image file, read and decoded once, or why it has none."""
-    content = path.read_bytes()
+    """Return the fingerprint of an image file, read and decoded once, or why it has none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = read_bytes(path)
     try:
         facts, pixels = inspect(content)
     except UnreadableImage as error:

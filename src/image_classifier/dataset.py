@@ -3,6 +3,10 @@
 import csv
 import hashlib
 import json
+import os
+import re
+import stat
+import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -15,6 +19,7 @@ import numpy.typing as npt
 from image_classifier import paths
 from image_classifier.config import Config, flatten
 from image_classifier.errors import InputError
+from image_classifier.files import whole_file
 from image_classifier.images import Pixels
 
 SplitName = Literal["train", "validation", "test"]
@@ -34,6 +39,14 @@ class FoundImage:
     path: Path
     label: str
     split: SplitName | None
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """What lies in a class folder and is not brought along; `path` is relative to the dataset."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -107,32 +120,45 @@ class PreparedDataset:
         return np.flatnonzero([row.split == split for row in self.rows])
 
 
-def find_images(folder: Path, minimum_classes: int = 2) -> list[FoundImage]:
-    """List the files in the class folders below `folder`, in a stable order.
+def find_images(
+    folder: Path, minimum_classes: int = 2
+) -> tuple[list[FoundImage], list[PassedOver]]:
+    """List the files in the class folders below `folder`, in a stable order, and what is no file.
 
     `folder` holds either class folders, or `train/` and `test/` (and perhaps `val/`) with the
-    class folders in them. Hidden files, and links that lead out of `folder`, are passed over.
+    class folders in them. Hidden and system files are passed over without a word; so that no file
+    comes from outside `folder`, only links to files in it are followed below the class folders.
+
+    Returns:
+        The files, and the links, pipes and the like that were passed over, with reasons.
 
     Raises:
-        InputError: there are fewer classes, or classes of `test/` that `train/` lacks.
+        InputError: there are fewer classes, or two that differ in case only, an empty one, classes
+            of `test/` that `train/` lacks, or names that cannot be written down.
+        OSError: a folder in it cannot be read.
     """
-    top = _folders(folder)
+    passed_over: list[PassedOver] = []
+    top = _folders(folder, folder, passed_over)
     given = {
         path: GIVEN_SPLITS[path.name.lower()] for path in top if path.name.lower() in GIVEN_SPLITS
     }
+    class_folders: list[tuple[Path, SplitName | None]] = [(path, None) for path in top]
     if {"train", "test"} <= set(given.values()):
-        found = [
-            FoundImage(path, class_folder.name, split)
+        class_folders = [
+            (path, split)
             for split_folder, split in given.items()
-            for class_folder in _folders(split_folder)
-            for path in _files(class_folder, folder)
+            for path in _folders(split_folder, folder, passed_over)
         ]
-    else:
-        found = [
-            FoundImage(path, class_folder.name, None)
-            for class_folder in top
-            for path in _files(class_folder, folder)
-        ]
+    _refuse_classes_alike(folder, {path.name for path, _ in class_folders})
+    found = []
+    for path, split in class_folders:
+        files = _files(path, folder, passed_over)
+        found += [FoundImage(file, path.name, split) for file in files]
+        if not files:
+            raise InputError(
+                f"{path}: a class folder without images. Put images in, or remove the folder."
+                + (f" {told(passed_over)}." if passed_over else "")
+            )
     classes = {image.label for image in found if image.split in (None, "train")}
     if len(classes) < minimum_classes:
         names = ", ".join(path.name for path in top) or "no folders"
@@ -141,13 +167,21 @@ def find_images(folder: Path, minimum_classes: int = 2) -> list[FoundImage]:
             f"{folder}: expected a folder of images for {many}, or train/ "
             f"and test/ with such folders in them; found {names}. If the class folders lie "
             f"deeper, name their parent in dataset.path or dataset.subfolder."
+            + (f" {told(passed_over)}." if passed_over else "")
         )
     if unknown := {image.label for image in found} - classes:
         raise InputError(
             f"{folder}: test/ or validation has classes that train/ lacks: "
             f"{', '.join(sorted(unknown))}. Name the folders alike, or remove these."
         )
-    return found
+    return found, passed_over
+
+
+def told(passed_over: list[PassedOver], at_most: int = 20) -> str:
+    """Return how many were passed over, and the first of them by name, as one line."""
+    names = [f"{item.path} ({item.reason})" for item in passed_over[:at_most]]
+    more = [f"and {len(passed_over) - at_most} more"] if len(passed_over) > at_most else []
+    return f"{len(passed_over)} passed over: {', '.join([*names, *more])}"
 
 
 def count(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]]:
@@ -159,10 +193,9 @@ def count(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]
     return result
 
 
-def write_manifest(rows: list[ImageRow]) -> None:
+def write_manifest(rows: list[ImageRow], path: Path = paths.MANIFEST) -> None:
     """Write the manifest, one row per image."""
-    paths.MANIFEST.parent.mkdir(parents=True, exist_ok=True)
-    with paths.MANIFEST.open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(
             file, [field.name for field in fields(ImageRow)], lineterminator="\n"
         )
@@ -174,15 +207,42 @@ def read_manifest() -> list[ImageRow]:
     """Read the manifest.
 
     Raises:
-        InputError: split has not run.
+        InputError: split has not run, or the file is damaged.
     """
     if not paths.MANIFEST.is_file():
         raise InputError(f"{paths.MANIFEST} not found: run `dvc repro split`.")
-    with paths.MANIFEST.open(newline="") as file:
-        return [
-            ImageRow(**{**row, **{name: int(row[name]) for name in ("width", "height", "bytes")}})  # type: ignore[arg-type]
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with paths.MANIFEST.open(newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [_image_row(row) for row in reader]
+        if not rows:
+            raise ValueError("it has no rows")
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{paths.MANIFEST} is damaged ({error}): run `dvc repro -f -s split`."
+        ) from None
+    return rows
+
+
+def _image_row(row: dict[str, str]) -> ImageRow:
+    names = [field.name for field in fields(ImageRow)]
+    if list(row) != names or None in row.values():
+        raise ValueError(f"a row is not of the columns {', '.join(names)}")
+    if row["split"] not in SPLITS:
+        raise ValueError(f"there is no split {row['split']!r}")
+    if not re.fullmatch("[0-9a-f]{144}", row["perceptual_hash"]):
+        raise ValueError(f"{row['perceptual_hash']!r} is no perceptual hash")
+    if not _is_inside(row["path"]) or not row["label"]:
+        raise ValueError(f"{row['path']!r} is no path in a class folder")
+    sizes = {name: int(row[name]) for name in ("width", "height", "bytes")}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"{row['path']} has a size below 1")
+    return ImageRow(**{**row, **sizes})  # type: ignore[arg-type]
+
+
+def _is_inside(path: str) -> bool:
+    parts = Path(path).parts
+    return len(parts) > 1 and ".." not in parts and not Path(path).is_absolute() and _plain(path)
 
 
 def manifest_digest() -> str:
@@ -236,8 +296,20 @@ def load_prepared(config: Config) -> PreparedDataset:
     return dataset
 
 
+def check_batch_size(config: Config, dataset: PreparedDataset) -> None:
+    """Raise an InputError where a batch would be larger than the training split."""
+    images = len(dataset.indices("train"))
+    if config.training.batch_size > images:
+        raise InputError(
+            f"training.batch_size={config.training.batch_size} is more than the {images} training "
+            f"images: set it to {images} at most."
+        )
+
+
 def write_record(path: Path, config: Config, settings: list[str], **facts: Any) -> None:
     """Write what a stage found, with the settings it ran with, as JSON.
+
+    The file is there whole, or it is the one that was there before.
 
     Args:
         path: The file.
@@ -251,26 +323,119 @@ def write_record(path: Path, config: Config, settings: list[str], **facts: Any) 
         for key, value in flatten(config).items()
         if any(key == name or key.startswith(name + ".") for name in settings)
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": values, **facts}, indent=2) + "\n")
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps({"settings": values, **facts}, indent=2) + "\n")
 
 
-def _folders(folder: Path) -> list[Path]:
+def read_record(path: Path, stage: str, *keys: str) -> dict[str, Any]:
+    """Read what `write_record` wrote.
+
+    Args:
+        path: The file.
+        stage: The stage that makes it, for the message.
+        keys: What it must have.
+
+    Raises:
+        InputError: the stage has not run, or the file is damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} not found: run `dvc repro {stage}`.")
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict) or (missing := set(keys) - set(record)):
+            raise ValueError(f"without {', '.join(sorted(missing))}" if record else "empty")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s {stage}`.") from None
+    return record
+
+
+def _folders(folder: Path, root: Path, passed_over: list[PassedOver]) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
-
-
-def _files(class_folder: Path, root: Path) -> list[Path]:
     inside = root.resolve()
-    return sorted(
-        path
-        for path in class_folder.rglob("*")
-        if path.is_file()
-        and not any(_hidden(part) for part in path.relative_to(class_folder).parts)
-        and path.resolve().is_relative_to(inside)
-    )
+    found = []
+    for path in sorted(folder.iterdir()):
+        if _hidden(path.name):
+            continue
+        if path.is_symlink():
+            if not path.exists():
+                passed_over.append(PassedOver(path.relative_to(root), "a link to nowhere"))
+                continue
+            target = path.resolve()
+            if not target.is_relative_to(inside):
+                passed_over.append(PassedOver(path.relative_to(root), "a link out of the dataset"))
+                continue
+            if inside.is_relative_to(target):
+                passed_over.append(PassedOver(path.relative_to(root), "a link in a circle"))
+                continue
+        if path.is_dir():
+            _check_name(path)
+            found.append(path)
+    return found
+
+
+def _files(class_folder: Path, root: Path, passed_over: list[PassedOver]) -> list[Path]:
+    inside = root.resolve()
+    found = []
+    for parent, folders, names in os.walk(class_folder, onerror=_raise):
+        linked = [name for name in folders if (Path(parent) / name).is_symlink()]
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in [*linked, *names]:
+            path = Path(parent) / name
+            if _hidden(name):
+                continue
+            if reason := _reason_to_pass_over(path, inside):
+                passed_over.append(PassedOver(path.relative_to(root), reason))
+            else:
+                _check_name(path)
+                found.append(path)
+    return sorted(found)
+
+
+def _reason_to_pass_over(path: Path, inside: Path) -> str:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        if not path.exists():
+            return "a link to nowhere"
+        target = path.resolve()
+        if not target.is_relative_to(inside):
+            return "a link out of the dataset"
+        if target.is_dir():
+            return "a link to a folder"
+        mode = path.stat().st_mode
+    return "" if stat.S_ISREG(mode) else "no file, but a pipe, socket or device"
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_name(path: Path) -> None:
+    if not _plain(path.name):
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InputError(
+            f"{shown.encode('unicode_escape').decode() if not _plain(shown) else shown}: the name "
+            f"has bytes that are no UTF-8, or signs such as a line break. Rename it."
+        )
+
+
+def _plain(text: str) -> bool:
+    """Return whether text fits in one line: no control signs, no bytes that are no UTF-8."""
+    return not {unicodedata.category(sign) for sign in text} & {"Cc", "Cs", "Zl", "Zp"}
+
+
+def _refuse_classes_alike(folder: Path, labels: set[str]) -> None:
+    alike: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        alike.setdefault(unicodedata.normalize("NFKC", label).casefold(), []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            raise InputError(
+                f"{folder}: the classes {' and '.join(names)} differ only in upper and lower case, "
+                f"or in how the same letters are stored. Put their images in one folder, or give "
+                f"them other names."
+            )
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")

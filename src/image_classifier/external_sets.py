@@ -1,6 +1,5 @@
 """Measures a model on the external sets, which it never saw, beside the test images."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from image_classifier import paths
 from image_classifier.config import Config
 from image_classifier.copies import find_pairs, fingerprint
-from image_classifier.dataset import FoundImage, PreparedDataset, find_images
+from image_classifier.dataset import FoundImage, PreparedDataset, find_images, read_record
 from image_classifier.errors import InputError
 from image_classifier.images import UnreadableImage
 from image_classifier.metrics import Measured
@@ -24,9 +23,7 @@ def check(config: Config) -> None:
     Raises:
         InputError: it did not.
     """
-    if not paths.EXTERNAL_RECORD.is_file():
-        raise InputError(f"{paths.EXTERNAL_RECORD} not found: run `dvc repro external`.")
-    record = json.loads(paths.EXTERNAL_RECORD.read_text())
+    record = read_record(paths.EXTERNAL_RECORD, "external", "sets")
     if set(record["sets"]) != set(config.external):
         raise InputError(
             f"{paths.EXTERNAL} has the sets {', '.join(record['sets']) or 'none'}, the settings "
@@ -63,7 +60,7 @@ def measure(
     Raises:
         InputError: nothing is left to measure.
     """
-    found = find_images(paths.EXTERNAL / name, minimum_classes=1)
+    found, _ = find_images(paths.EXTERNAL / name, minimum_classes=1)
     readable, copies = without_copies(found, dataset, distance)
     if not readable:
         raise InputError(f"external.{name}: no readable image that the dataset does not have.")

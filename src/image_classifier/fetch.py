@@ -11,7 +11,7 @@ from pathlib import Path
 from image_classifier import paths, sources
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config, Dataset
-from image_classifier.dataset import count, find_images, write_record
+from image_classifier.dataset import count, told, write_record
 from image_classifier.errors import InputError
 
 SETTINGS = [
@@ -29,27 +29,38 @@ def fetch(config: Config) -> None:
     Raises:
         InputError: it cannot be had, is no folder of class folders, or has another number of
             images than `dataset.expected_counts`.
+        OSError: a file cannot be read or written. The former dataset is still there then.
     """
-    partial = paths.RAW.with_name("raw.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(exist_ok=True)
+    work = paths.RAW.with_name("raw.partial")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
     try:
-        commit = sources.copy("dataset", config.dataset, partial)
-        images = find_images(partial)
-        counts = count(images)
+        copied = sources.copy("dataset", config.dataset, work / "images")
+        counts = count(copied.images)
         check_counts(config.dataset, counts)
-        digest = folder_digest([image.path for image in images], partial)
-        shutil.rmtree(paths.RAW, ignore_errors=True)
-        partial.rename(paths.RAW)  # only a whole dataset ever has this name
+        source = config.dataset.url or config.dataset.path
+        write_record(
+            paths.FETCHED,
+            config,
+            SETTINGS,
+            source=source,
+            commit=copied.commit,
+            digest=folder_digest([image.path for image in copied.images], work / "images"),
+            counts=counts,
+            passed_over={str(item.path): item.reason for item in copied.passed_over},
+        )
+        # last, and by renaming: only a whole dataset ever has this name
+        if paths.RAW.exists():
+            paths.RAW.rename(work / "former")
+        (work / "images").rename(paths.RAW)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    source = config.dataset.url or config.dataset.path
-    write_record(
-        paths.FETCHED, config, SETTINGS, source=source, commit=commit, digest=digest, counts=counts
-    )
-    print(f"{len(images)} images from {source}" + (f" at {commit}" if commit else ""))
+        shutil.rmtree(work, ignore_errors=True)
+    at = f" at {copied.commit}" if copied.commit else ""
+    print(f"{len(copied.images)} images from {source}{at}")
     for split, classes in counts.items():
         print(f"  {split}: " + ", ".join(f"{number} {label}" for label, number in classes.items()))
+    if copied.passed_over:
+        print(told(copied.passed_over))
 
 
 def check_counts(dataset: Dataset, counts: dict[str, dict[str, int]]) -> None:

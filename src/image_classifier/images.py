@@ -5,6 +5,7 @@ same pixels everywhere.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from image_classifier.files import read_bytes
+
 Pixels = npt.NDArray[np.uint8]
+
+# What cameras, scanners and screens write. The other formats Pillow knows stay shut: EPS runs
+# Ghostscript, and decoders that hardly anyone uses are hardly tested either. JPEG includes MPO.
+FORMATS = (
+    "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "TGA", "ICO",
+)  # fmt: skip
+
+# Pixels from which on an image is refused: a file of some kilobytes can claim any number, and this
+# many take 360 MB as RGBA. It is the limit at which Pillow starts to warn, above what cameras of
+# 85 megapixels take. A larger picture has to be scaled down.
+MAXIMUM_PIXELS = 89_478_485
 
 
 class UnreadableImage(ValueError):
@@ -41,8 +55,10 @@ def inspect(content: bytes) -> tuple[ImageFacts, Pixels]:
         UnreadableImage: it cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with _open(content) as image:
             facts = ImageFacts(image.format or "", image.mode, *image.size)
+    except MemoryError:
+        raise  # says nothing of the bytes
     except Exception as error:  # Pillow raises a dozen kinds, struct.error among them
         raise UnreadableImage(_reason(error)) from error
     return facts, decode(content, 120, 120, 1)
@@ -64,27 +80,40 @@ def decode(content: bytes | Path, height: int, width: int, channels: int) -> Pix
         uint8 array of shape (height, width, channels), values 0 to 255.
 
     Raises:
-        UnreadableImage: the bytes cannot be decoded, or the file cannot be read.
+        UnreadableImage: the bytes cannot be decoded.
+        OSError: the file cannot be read, which says nothing of the image.
     """
     mode = "RGB" if channels == 3 else "L"
+    if isinstance(content, Path):
+        content = read_bytes(content)
     try:
-        source = io.BytesIO(content) if isinstance(content, bytes) else content
-        with Image.open(source) as opened:
+        with _open(content) as opened:
             # read a JPEG at the smallest scale that is still larger than needed (libjpeg's
             # scaled decoding); a square, because EXIF may swap height and width afterwards
             opened.draft(mode, (max(height, width), max(height, width)))
             image = ImageOps.exif_transpose(opened)
             image = _to_mode(image, mode)
             image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnreadableImage(_reason(error)) from error
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _open(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if 0 in image.size:
+        raise UnreadableImage("it has no pixels")
+    return image
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # convert() would clip every value above 255
         values = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise UnreadableImage("it has pixels that are no numbers")
         white = 65535.0 if values.max() > 255 else 255.0
         image = Image.fromarray((values / white * 255).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -96,9 +125,14 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image file"
+        return "not an image file, or of a format that is not read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{MAXIMUM_PIXELS:,} pixels or more: scale it down"
     return str(error) or type(error).__name__
 
 
 # a truncated file is an error, not a picture that is grey below
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Pillow refuses what has more than twice this number, also inside of files, and warns before
+Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+matplotlib.rcParams["text.parse_math"] = False  # names of files and classes may have a $
+
 Numbers = npt.NDArray[np.float64]
 
 

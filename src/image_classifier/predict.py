@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from image_classifier import config
+from image_classifier.command_line import explain
 from image_classifier.errors import InputError
 from image_classifier.images import UnreadableImage
 
@@ -136,5 +137,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except InputError as error:
-        sys.exit(f"predict: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"predict: {explain(error)}")

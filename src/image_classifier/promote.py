@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from image_classifier import config as configuration
 from image_classifier import paths
+from image_classifier.command_line import explain
 from image_classifier.config import Config, Promotion
 from image_classifier.dataset import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
@@ -190,8 +191,8 @@ def main() -> None:
     run = rollback if parser.parse_args().rollback else promote
     try:
         run(configuration.load())
-    except InputError as error:
-        sys.exit(f"promote: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"promote: {explain(error)}")
 
 
 if __name__ == "__main__":

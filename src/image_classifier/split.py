@@ -31,6 +31,7 @@ from image_classifier.dataset import (
     write_record,
 )
 from image_classifier.errors import InputError
+from image_classifier.files import naming, whole_file
 from image_classifier.images import UnreadableImage
 
 SETTINGS = [
@@ -56,9 +57,11 @@ def split(config: Config) -> None:
 
     Raises:
         InputError: the positive class is not among the classes, an image is in two classes, a
-            class has too few images, or images leak and `split.leaks` is `stop`.
+            class has too few images, more than `split.maximum_left_out` of the files cannot be
+            read, or images leak and `split.leaks` is `stop`.
+        OSError: a file cannot be read or written, for other reasons than its bytes.
     """
-    found = find_images(paths.RAW)
+    found, _ = find_images(paths.RAW)
     classes = order_classes({image.label for image in found}, config.dataset.positive_class)
     images: list[Examined] = []
     left_out: list[tuple[str, str]] = []
@@ -73,7 +76,7 @@ def split(config: Config) -> None:
             else:
                 group = first_group(config.dataset.group_pattern, image.path.name)
                 images.append(Examined(image, path, group, result))
-
+    refuse_too_many_left_out(left_out, len(found), config.split.maximum_left_out)
     pairs = find_pairs(
         [image.fingerprint.sha256 for image in images],
         [image.fingerprint.perceptual_hash for image in images],
@@ -101,24 +104,27 @@ def split(config: Config) -> None:
     ]
     counts = count(rows)
     check_every_class_in_every_split(counts, classes)
-    write_manifest(rows)
-    with paths.LEFT_OUT.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *left_out])
     kinds = Counter(pair.kind for pair in pairs)
-    write_record(
-        paths.SPLIT,
-        config,
-        SETTINGS,
-        classes=classes,
-        counts=counts,
-        left_out=len(left_out),
-        copies={
-            "exact_pairs": kinds["exact copy"],
-            "near_pairs": kinds["near copy"],
-            "groups": len({image.group for image in images if image.group}),
-            "leaking_dropped": {images[index].path: text for index, text in leaking.items()},
-        },
-    )
+    # neither takes its place before all are written
+    with whole_file(paths.MANIFEST) as manifest, whole_file(paths.LEFT_OUT) as list_of_left_out:
+        with naming(paths.MANIFEST):
+            write_manifest(rows, manifest)
+        with list_of_left_out.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *left_out])
+        write_record(
+            paths.SPLIT,
+            config,
+            SETTINGS,
+            classes=classes,
+            counts=counts,
+            left_out=len(left_out),
+            copies={
+                "exact_pairs": kinds["exact copy"],
+                "near_pairs": kinds["near copy"],
+                "groups": len({image.group for image in images if image.group}),
+                "leaking_dropped": {images[index].path: text for index, text in leaking.items()},
+            },
+        )
     for name in SPLITS:
         print(f"{name}: " + ", ".join(f"{n} {label}" for label, n in counts[name].items()))
     print("classes: " + ", ".join(f"{label}={i}" for i, label in enumerate(classes)))
@@ -135,6 +141,21 @@ def first_group(pattern: str | None, text: str) -> str:
     """Return what the first group of a pattern finds (without groups, the whole), or nothing."""
     match = re.search(pattern, text) if pattern else None
     return (match[1] if match.re.groups else match[0]) or "" if match else ""
+
+
+def refuse_too_many_left_out(
+    left_out: Sequence[tuple[str, str]], found: int, maximum: float
+) -> None:
+    """Raise an InputError where a larger share of the files than `maximum` cannot be read."""
+    if len(left_out) > maximum * found:
+        lines = [f"{path}: {reason}" for path, reason in left_out[:10]]
+        more = f"\n  and {len(left_out) - 10} more" if len(left_out) > 10 else ""
+        raise InputError(
+            f"{len(left_out)} of {found} files cannot be read, more than "
+            f"split.maximum_left_out={maximum:g} allows:\n  "
+            + "\n  ".join(lines)
+            + f"{more}\nMend or remove them and fetch again, or allow more."
+        )
 
 
 def refuse_contradictions(images: Sequence[Examined], pairs: Sequence[Pair]) -> None:
@@ -205,8 +226,7 @@ def write_copies(
     images: Sequence[Examined], pairs: Sequence[Pair], leaking: dict[int, str]
 ) -> None:
     """Write a row for each pair of images that belong together."""
-    paths.COPIES.parent.mkdir(parents=True, exist_ok=True)
-    with paths.COPIES.open("w", newline="") as file:
+    with whole_file(paths.COPIES) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["first", "second", "kind", "distance", "leaks"])
         for pair in pairs:

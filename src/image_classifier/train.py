@@ -20,10 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from image_classifier import command_line, devices_of_job, sweep
 from image_classifier import config as configuration
-from image_classifier import devices_of_job, sweep
 from image_classifier.config import CONF, Config
-from image_classifier.dataset import load_prepared
+from image_classifier.dataset import check_batch_size, load_prepared
 from image_classifier.errors import InputError
 
 
@@ -41,6 +41,7 @@ def run(composed: DictConfig) -> float:
             f"run registers its model."
         )
     dataset = load_prepared(config)
+    check_batch_size(config, dataset)
     # TensorFlow and MLflow take seconds to import: --help and bad input do without
     from image_classifier.training import train
 
@@ -57,6 +58,7 @@ def run_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
     try:
         config = configuration.from_hydra(composed)
         dataset = load_prepared(config)
+        check_batch_size(config, dataset)
         value = tracking.attempt(partial(sweep_runs.finished_value, config, dataset))
         if value is not None:
             print(f"Finished before: {' '.join(overrides)}")
@@ -97,6 +99,9 @@ if __name__ == "__main__":
     except configuration.COMPOSITION_ERRORS as problem:
         sweep.abandon()
         sys.exit(f"train: {configuration.explain(problem)}")
+    except OSError as problem:
+        sweep.abandon()
+        sys.exit(f"train: {command_line.explain(problem)}")
     except BaseException:
         sweep.abandon()
         raise

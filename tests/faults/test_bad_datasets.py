@@ -1,0 +1,262 @@
+"""Datasets that are not as they should be: a stage stops, names what is wrong, loses nothing."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import image_classifier
+from conftest import as_nobody, run_stages
+from image_classifier import config, paths
+from image_classifier.config import Config
+from image_classifier.dataset import (
+    ImageRow,
+    PreparedDataset,
+    check_batch_size,
+    load_prepared,
+    read_manifest,
+)
+from image_classifier.errors import InputError
+from image_classifier.external import external
+from image_classifier.fetch import fetch
+from image_classifier.prepare import prepare
+from image_classifier.split import split
+
+SOURCE = Path(image_classifier.__file__).parents[1]
+SMALL = ["image.height=8", "image.width=8"]
+
+
+def pets(*overrides: str) -> Config:
+    own = ["dataset=folder", "dataset.name=pets", "dataset.path=pets", "dataset.positive_class=cat"]
+    return config.from_hydra(config.compose([*SMALL, *own, *overrides]))
+
+
+def draw(folder: Path, number: int, seed: int = 0) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(number):
+        pixels = generator.integers(0, 255, (12, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+
+
+@pytest.fixture
+def folder(empty_project: Path) -> Path:
+    """Two classes of ten images each."""
+    draw(Path("pets/cat"), 10, 1)
+    draw(Path("pets/dog"), 10, 2)
+    return Path("pets")
+
+
+def write_params(folder: Path, *overrides: str) -> None:
+    composed = config.OmegaConf.to_yaml(config.compose([*SMALL, *overrides]), resolve=True)
+    (folder / "params.yaml").write_text(composed)
+
+
+def fetched() -> set[str]:
+    return {p.relative_to(paths.RAW).as_posix() for p in paths.RAW.rglob("*") if p.is_file()}
+
+
+def test_links_pipes_and_sockets_are_passed_over_and_told(
+    folder: Path, empty_project: Path, capsys: pytest.CaptureFixture
+):
+    cat = folder / "cat"
+    (empty_project / "secret.png").write_bytes(b"secret")
+    (empty_project / "elsewhere").mkdir()
+    (cat / "out.png").symlink_to(empty_project / "secret.png")
+    (cat / "nowhere.png").symlink_to("gone.png")
+    (cat / "circle.png").symlink_to("circle.png")
+    (cat / "up").symlink_to("..")
+    (cat / "in.png").symlink_to("../dog/00.png")
+    (folder / "round").symlink_to(".")
+    (folder / "elsewhere").symlink_to(empty_project / "elsewhere")
+    os.mkfifo(cat / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(cat / "socket.png"))
+        fetch(pets())
+    assert fetched() == {f"{c}/{i:02}.png" for c in ("cat", "dog") for i in range(10)} | {
+        "cat/in.png"
+    }
+    assert (paths.RAW / "cat/in.png").read_bytes() == (folder / "dog/00.png").read_bytes()
+    assert not any(path.is_symlink() for path in paths.RAW.rglob("*"))
+    expected = {
+        "cat/out.png": "a link out of the dataset",
+        "cat/nowhere.png": "a link to nowhere",
+        "cat/circle.png": "a link to nowhere",
+        "cat/up": "a link to a folder",
+        "round": "a link in a circle",
+        "elsewhere": "a link out of the dataset",
+        "cat/pipe.png": "no file, but a pipe, socket or device",
+        "cat/socket.png": "no file, but a pipe, socket or device",
+    }
+    assert json.loads(paths.FETCHED.read_text())["passed_over"] == expected
+    output = capsys.readouterr().out
+    assert "8 passed over:" in output
+    assert all(f"{path} ({reason})" in output for path, reason in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [(b"caf\xe9.png", r"cat/caf\\xe9\.png"), (b"two\nlines.png", r"cat/two\\nlines\.png"),
+     (b"\x1b[31mred.png", r"cat/\\x1b\[31mred\.png")],
+)  # fmt: skip
+def test_a_name_that_cannot_be_written_down_is_named(folder: Path, name: bytes, shown: str):
+    (folder / "cat" / os.fsdecode(name)).write_bytes(b"x")
+    with pytest.raises(InputError, match=shown + ".*Rename it"):
+        fetch(pets())
+
+
+def test_an_empty_class_folder_is_named(folder: Path):
+    (folder / "eel").mkdir()
+    (folder / "eel" / ".gitkeep").touch()
+    with pytest.raises(InputError, match=r"pets/eel: a class folder without images.*remove"):
+        fetch(pets())
+    assert list(paths.BUILD.iterdir()) == []
+
+
+def test_an_empty_class_folder_says_what_was_passed_over(folder: Path):
+    (folder / "eel").mkdir()
+    (folder / "eel" / "1.png").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match=r"pets/eel: .*eel/1.png \(a link out of the dataset\)"):
+        fetch(pets())
+
+
+def test_one_class_only_is_refused(folder: Path):
+    shutil.rmtree(folder / "dog")
+    with pytest.raises(InputError, match=r"each of two or more classes.*found cat"):
+        fetch(pets())
+
+
+@pytest.mark.parametrize("alike", ["Cat", "CAT", "ｃat"])
+def test_classes_that_differ_in_case_only_are_named(folder: Path, alike: str):
+    draw(folder / alike, 3)
+    with pytest.raises(InputError, match=f"({alike} and cat|cat and {alike}) differ only in"):
+        fetch(pets())
+
+
+def test_three_images_in_all_are_too_few(empty_project: Path):
+    draw(Path("pets/cat"), 1, 1)
+    draw(Path("pets/dog"), 2, 2)
+    fetch(pets())
+    with pytest.raises(InputError, match="Too few images"):
+        split(pets())
+
+
+def test_too_many_unreadable_images_stop_split_by_name(folder: Path):
+    for index in range(3):
+        (folder / "cat" / f"broken {index}.png").write_bytes(b"x")
+    fetch(pets())
+    with pytest.raises(
+        InputError, match=r"(?s)3 of 23 files.*maximum_left_out=0\.1.*broken 0\.png"
+    ):
+        split(pets())
+    assert not paths.MANIFEST.exists()
+    split(pets("split.maximum_left_out=0.2"))
+    assert len(read_manifest()) == 20
+
+
+def test_an_image_that_changes_after_split_stops_prepare_by_name(folder: Path):
+    fetch(pets())
+    split(pets())
+    prepare(pets())
+    before = paths.IMAGES.read_bytes(), paths.PREPARED.read_bytes()
+    image = paths.RAW / "dog" / "03.png"
+    Image.new("L", (12, 12), 7).save(image)
+    with pytest.raises(InputError, match=r"build/raw/dog/03\.png changed since split.*dvc repro"):
+        prepare(pets())
+    image.unlink()
+    with pytest.raises(InputError, match=r"build/raw/dog/03\.png is gone since split"):
+        prepare(pets())
+    assert (paths.IMAGES.read_bytes(), paths.PREPARED.read_bytes()) == before
+    assert len(list(paths.IMAGES.parent.iterdir())) == 3
+
+
+def test_a_batch_larger_than_the_training_images_is_refused(dataset: PreparedDataset):
+    check_batch_size(pets("training.batch_size=21"), dataset)
+    with pytest.raises(InputError, match=r"training\.batch_size=22 is more than the 21 training"):
+        check_batch_size(pets("training.batch_size=22"), dataset)
+
+
+def test_train_refuses_such_a_batch_before_any_work(folder: Path):
+    fetch(pets())
+    split(pets())
+    prepare(pets())
+    write_params(Path(), "dataset=folder", "dataset.name=pets", "dataset.path=pets",
+                 "dataset.positive_class=cat", "training.batch_size=999")  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "image_classifier.train",
+         "--config-path", str(Path.cwd()), "--config-name", "params"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "train: training.batch_size=999 is more than" in result.stderr
+    assert not any(line.endswith("| tensorflow") for line in result.stderr.splitlines())
+    assert not Path("mlflow.db").exists()
+
+
+def test_what_may_not_be_read_stops_fetch_by_name_and_keeps_the_former(world: Path):
+    draw(world / "pets/cat", 3, 1)
+    draw(world / "pets/dog", 3, 2)
+    draw(world / "pets/cat/sub", 2, 3)
+    write_params(world, "dataset=folder", "dataset.name=pets", "dataset.path=pets")
+    assert run_stages(world, "fetch", before=as_nobody()) == {"fetch": ""}
+    record = (world / paths.FETCHED).read_bytes()
+    for unreadable in ("cat/sub", "cat/00.png"):
+        (world / "pets" / unreadable).chmod(0)
+        assert run_stages(world, "fetch", before=as_nobody()) == {
+            "fetch": f"fetch: pets/{unreadable}: Permission denied. You need the right to read it, "
+            f"or to write it: see `ls -ld`."
+        }
+        (world / "pets" / unreadable).chmod(0o755)
+        assert len(list((world / paths.RAW).rglob("*.png"))) == 8
+        assert (world / paths.FETCHED).read_bytes() == record
+        assert {path.name for path in (world / "build").iterdir()} == {"raw", "fetch.json"}
+
+
+def test_an_image_that_may_not_be_read_stops_split_and_prepare_by_name(world: Path):
+    draw(world / "pets/cat", 10, 1)
+    draw(world / "pets/dog", 10, 2)
+    write_params(world, "dataset=folder", "dataset.name=pets", "dataset.path=pets",
+                 "dataset.positive_class=cat")  # fmt: skip
+    first = run_stages(world, "fetch", "split", before=as_nobody())
+    assert first == {"fetch": "", "split": ""}
+    manifest = (world / paths.MANIFEST).read_bytes()
+    (world / paths.RAW / "cat/04.png").chmod(0)
+    for stage, end in run_stages(world, "split", "prepare", before=as_nobody()).items():
+        assert end.startswith(f"{stage}: build/raw/cat/04.png: Permission denied.")
+    assert (world / paths.MANIFEST).read_bytes() == manifest
+
+
+def test_a_missing_or_damaged_record_is_told_by_name(folder: Path):
+    fetch(pets())
+    paths.FETCHED.write_text('{"counts":')
+    with pytest.raises(InputError, match=r"build/fetch\.json is damaged.*dvc repro -f -s fetch"):
+        external(pets())
+    paths.FETCHED.unlink()
+    with pytest.raises(InputError, match=r"build/fetch\.json not found: run `dvc repro fetch`"):
+        external(pets())
+
+
+def test_names_and_labels_with_commas_and_quotes_come_back_from_the_manifest(empty_project: Path):
+    draw(Path('pets/cat, "big"'), 10, 1)
+    draw(Path("pets/dog; small"), 10, 2)
+    shutil.copy("pets/dog; small/00.png", 'pets/dog; small/a,"b".png')
+    own = pets("dataset.positive_class='dog; small'")
+    fetch(own)
+    split(own)
+    prepare(own)
+    assert 'dog; small/a,"b".png' in {row.path for row in read_manifest()}
+    assert load_prepared(own).classes == ['cat, "big"', "dog; small"]
+
+
+def test_the_columns_of_the_manifest_are_those_of_a_row(folder: Path):
+    fetch(pets())
+    split(pets())
+    header = paths.MANIFEST.read_text().splitlines()[0]
+    assert header.split(",") == list(ImageRow.__dataclass_fields__)

@@ -1,0 +1,214 @@
+"""Git hosts that fail: fetch ends in time, says what to do, and keeps the former dataset."""
+
+import http.server
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classifier import config, paths
+from image_classifier.errors import InputError
+from image_classifier.fetch import fetch
+
+
+def fetch_from(url: str, **dataset: object) -> None:
+    composed = config.compose(["dataset=git", "dataset.name=pets", "dataset.url=placeholder"])
+    values = config.OmegaConf.to_container(composed, resolve=True)
+    values["dataset"].update({"url": url, "timeout_seconds": 60.0, **dataset})
+    fetch(config.validate(values))
+
+
+@pytest.fixture(scope="module")
+def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a `git daemon` that has a dataset of 2 MB, pets."""
+    folder = tmp_path_factory.mktemp("git")
+    generator = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (folder / "pets" / label).mkdir(parents=True)
+        (folder / "pets" / label / "1.png").write_bytes(generator.bytes(1_000_000))
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=x"]):
+        subprocess.run([*git, *command], cwd=folder / "pets", check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    daemon = subprocess.Popen(
+        ["git", "daemon", "--export-all", f"--base-path={folder}", "--listen=127.0.0.1",
+         f"--port={port}", "--reuseaddr"],
+        start_new_session=True,
+    )  # fmt: skip
+    for _ in range(100):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    else:
+        pytest.skip("git daemon is not installed here")
+    yield port
+    daemon.terminate()
+    daemon.wait(timeout=30)
+
+
+@contextmanager
+def cutting_proxy(port: int, after: int, cuts: int) -> Iterator[tuple[int, list[int]]]:
+    """A proxy that closes its first `cuts` connections after so many bytes of the answer.
+
+    Yields its port, and a list that grows by the bytes that went through each connection.
+    """
+    sent: list[int] = []
+
+    def serve(client: socket.socket, limit: float) -> None:
+        with client, socket.create_connection(("127.0.0.1", port)) as server:
+            threading.Thread(target=forward, args=(client, server), daemon=True).start()
+            sent.append(0)
+            place = len(sent) - 1
+            try:
+                while sent[place] < limit and (data := server.recv(65536)):
+                    client.sendall(data)
+                    sent[place] += len(data)
+            except OSError:
+                pass
+            finally:
+                client.shutdown(socket.SHUT_RDWR)
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+        except OSError:
+            pass
+
+    def accept() -> None:
+        for number in range(100):
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            limit = after if number < cuts else float("inf")
+            threading.Thread(target=serve, args=(client, limit), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1], sent
+
+
+def the_former_dataset() -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in paths.BUILD.rglob("*") if p.is_file()}
+
+
+def test_a_connection_that_breaks_once_is_mended_by_another_attempt(
+    empty_project: Path, git_server: int
+):
+    with cutting_proxy(git_server, after=300_000, cuts=1) as (port, sent):
+        fetch_from(f"git://127.0.0.1:{port}/pets")
+    assert len(sent) == 2
+    assert sent[1] > 2_000_000
+    assert sum(path.is_file() for path in paths.RAW.rglob("*")) == 2
+
+
+def test_a_connection_that_always_breaks_is_given_up_and_the_former_dataset_stays(
+    empty_project: Path, git_server: int
+):
+    fetch_from(f"git://127.0.0.1:{git_server}/pets")
+    before = the_former_dataset()
+    with (
+        cutting_proxy(git_server, after=300_000, cuts=99) as (port, sent),
+        pytest.raises(InputError, match=r"after 3 attempts: .*Check dataset\.url"),
+    ):
+        fetch_from(f"git://127.0.0.1:{port}/pets")
+    assert len(sent) == 3
+    assert the_former_dataset() == before
+    assert {path.name for path in paths.BUILD.iterdir()} == {"raw", "fetch.json"}
+
+
+def test_a_host_that_is_not_there_is_told(empty_project: Path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(InputError, match=r"after 3 attempts: .*onnect.*Check dataset\.url"):
+        fetch_from(f"http://127.0.0.1:{port}/pets.git")
+    assert not paths.RAW.exists()
+
+
+@pytest.mark.parametrize("scheme", ["git", "http"])
+def test_a_host_that_stays_silent_is_given_up_in_time(empty_project: Path, scheme: str):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/pets.git"
+        with pytest.raises(InputError, match=r"dataset\.timeout_seconds=2.*Check the address"):
+            fetch_from(url, timeout_seconds=2.0)
+        silent.settimeout(5)
+        client, _ = silent.accept()
+        client.settimeout(5)
+        while client.recv(65536):  # ends when the peer is gone: git does not live on
+            pass
+    assert list(paths.BUILD.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(401, r"\(fatal: Authentication failed"), (404, r"\(fatal: repository .* not found"),
+     (503, "after 3 attempts: .*503")],
+)  # fmt: skip
+def test_what_a_web_server_refuses_is_told_and_tried_again_only_where_that_helps(
+    empty_project: Path, status: int, told: str, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("WWW-Authenticate", 'Basic realm="pets"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")  # no credential helper of the tester's
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match=rf"{told}.*that you may read the repository"):
+            fetch_from(f"http://127.0.0.1:{server.server_port}/pets.git")
+        server.shutdown()
+    assert len(asked) <= 3
+
+
+def test_a_revision_that_is_not_there_is_told_without_another_attempt(
+    empty_project: Path, git_server: int
+):
+    with (
+        cutting_proxy(git_server, after=0, cuts=0) as (port, sent),
+        pytest.raises(InputError, match=r"v9.*couldn't find remote ref v9.*dataset\.revision"),
+    ):
+        fetch_from(f"git://127.0.0.1:{port}/pets", revision="v9")
+    assert len(sent) == 1
+
+
+def test_a_commit_is_found_by_its_hash_and_the_start_of_it(empty_project: Path, git_server: int):
+    url = f"git://127.0.0.1:{git_server}/pets"
+    listed = subprocess.run(["git", "ls-remote", url, "HEAD"], capture_output=True, text=True)
+    for revision in (listed.stdout[:40], listed.stdout[:9]):
+        fetch_from(url, revision=revision)
+        assert listed.stdout[:40] in paths.FETCHED.read_text()
+
+
+def test_ssh_never_asks(empty_project: Path, monkeypatch: pytest.MonkeyPatch):
+    """A real ssh would wait for a yes or a password; what git starts as ssh says what it got."""
+    program = empty_project / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "fatal: called with $*" >&2\nexit 255\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    for name in ("GIT_SSH", "GIT_SSH_COMMAND"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="called with -o BatchMode=yes"):
+        fetch_from("git@127.0.0.1:pets.git")
+    monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -o MyOwn=yes")
+    with pytest.raises(InputError, match="called with -o MyOwn=yes"):
+        fetch_from("git@127.0.0.1:pets.git")
