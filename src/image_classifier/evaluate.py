@@ -60,7 +60,11 @@ def evaluate(config: Config) -> None:
     from image_classifier import decision, resume, tracking
     from image_classifier.classifier import Classifier, write_settings
 
-    with tempfile.TemporaryDirectory() as folder, tracking.open_run(run["run_id"]):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tracking.answering(),
+        tracking.open_run(run["run_id"]),
+    ):
         model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, folder, dirs_exist_ok=True))
         classifier = decision.with_decision(Classifier.load(model), dataset, config.evaluation)
         write_settings(model, classifier.settings)

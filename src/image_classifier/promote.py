@@ -56,13 +56,14 @@ def promote(config: Config) -> None:
         raise InputError(f"{paths.MANIFEST} changed since evaluate: run `dvc repro evaluate`.")
     from image_classifier import tracking  # imports MLflow
 
-    challenger = tracking.get_version(evaluated["name"], evaluated["version"])
-    with tracking.gate(challenger.name):
-        decision = decide(challenger, evaluated, config.promotion)
-    paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
-    paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
-    reasons = "; ".join(decision["reasons"])
-    tracking.log_decision(challenger, reasons or "champion", paths.DECISION)
+    with tracking.answering():
+        challenger = tracking.get_version(evaluated["name"], evaluated["version"])
+        with tracking.gate(challenger.name):
+            decision = decide(challenger, evaluated, config.promotion)
+        paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
+        paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
+        reasons = "; ".join(decision["reasons"])
+        tracking.log_decision(challenger, reasons or "champion", paths.DECISION)
     if reasons:
         print(f"{challenger.uri} is not made champion: {reasons}.")
     else:
@@ -177,7 +178,7 @@ def rollback(config: Config) -> None:
     from image_classifier import tracking
 
     name = config.tracking.registered_model
-    with tracking.gate(name):
+    with tracking.answering(), tracking.gate(name):
         before, after = tracking.roll_back(name)
     print(f"{after.uri} is champion again; {before.uri} was rolled back.")
 

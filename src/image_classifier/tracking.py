@@ -179,6 +179,23 @@ def describe_training(
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
 
 
+def answered(error: Exception) -> bool:
+    """Return whether MLflow answered and refused, rather than not answer or fail."""
+    return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Tell in a line where MLflow does not answer: what the block does is done by a repeat."""
+    try:
+        yield
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow at {public(uri())} {'refuses' if answered(error) else 'does not answer'} "
+            f"({explain(error)}). Nothing is lost: run the same command again once that is mended."
+        ) from error
+
+
 def close_failed(run_id: str, error: BaseException) -> None:
     """Close a run that ended with an error, and put that on it."""
     client = mlflow.MlflowClient()
@@ -197,6 +214,8 @@ def open_run(run_id: str) -> Iterator[None]:
     try:
         mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
+        if not answered(error):
+            raise
         raise InputError(
             f"MLflow run {run_id} of this model is not in {public(uri())} "
             f"({error.message}). DVC restored the model from its cache, but the run is elsewhere: "
@@ -215,7 +234,7 @@ def attempt(call: Callable[[], Result]) -> Result | None:
     try:
         return call()
     except Exception as error:
-        if isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500:
+        if answered(error):
             raise InputError(f"MLflow at {public(uri())} refuses: {explain(error)}") from error
         print(
             f"MLflow at {public(uri())} does not answer ({explain(error)}). The training goes on, "
@@ -407,6 +426,8 @@ def get_version(name: str, version: str) -> Version:
     try:
         found = mlflow.MlflowClient().get_model_version(name, version)
     except MlflowException as error:
+        if not answered(error):
+            raise
         raise InputError(f"{name} version {version} is not registered: {error.message}") from None
     return Version(name, str(found.version), found.run_id, found.tags)
 
@@ -416,7 +437,9 @@ def champion(name: str) -> Version | None:
     connect()
     try:
         found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
+    except MlflowException as error:
+        if not answered(error):
+            raise  # or a version would be promoted for want of a comparison
         return None
     return Version(name, str(found.version), found.run_id, found.tags)
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import SHRUNK, Project, running_server
 
 TRAIN = [*SHRUNK, "training.epochs=4"]
+OUTCOMES = ("evaluate/evaluated.json", "promote/decision.json")
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the tests need not wait as users would
 
 
@@ -198,6 +199,15 @@ def test_a_server_that_refuses_is_named_before_any_training(project: Project):
     assert "Traceback" not in output
 
 
+def test_evaluate_and_promote_name_a_dead_server_and_change_nothing(project: Project, gate: Gate):
+    before = [(project.folder / "build" / name).read_bytes() for name in OUTCOMES]
+    for stage in ("evaluate", "promote"):
+        output = project.module(stage, code=1, MLFLOW_TRACKING_URI=gate.url, **IMPATIENT)
+        assert f"{stage}: MLflow at {gate.url} does not answer" in output
+        assert "Traceback" not in output
+    assert [(project.folder / "build" / name).read_bytes() for name in OUTCOMES] == before
+
+
 def test_a_dead_server_is_named_when_a_sweep_begins(project: Project, gate: Gate):
     output = project.module(
         "train", "--multirun", *TRAIN, "training.seed=107,108", code=1,
@@ -206,3 +216,31 @@ def test_a_dead_server_is_named_when_a_sweep_begins(project: Project, gate: Gate
     assert "the sweep cannot be opened in MLflow" in output
     assert "Epoch 1" not in output
     assert not re.search("Traceback", output)
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_server_dies_is_finished_by_the_same_command(
+    project: Project, tracking_server: str, gate: Gate
+):
+    sweep = [sys.executable, "-m", "image_classifier.train", "--multirun", *TRAIN]
+    sweep += ["training.seed=111,112,113"]
+    environment = {"MLFLOW_TRACKING_URI": gate.url, **IMPATIENT}
+    gate.open()
+    process = subprocess.Popen(
+        sweep, cwd=project.folder, env=project.environment | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    seen, output = 0, ""
+    for line in process.stdout:
+        output += line
+        seen += "Epoch 2/4" in line
+        if seen == 2:  # the second job is in its middle
+            gate.close()
+    assert process.wait() != 0
+    assert output.count("Epoch 4/4") == 3  # all of them trained to the end
+    gate.open()
+    output = project.run(*sweep, **environment)
+    assert "3 jobs finished, 0 failed" in output
+    assert "Epoch 1/4" not in output
+    for seed in (111, 112, 113):
+        assert_sent_once(tracking_server, seed)
