@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
 from image_classifier import paths
 from image_classifier.config import Config, flatten
@@ -310,13 +311,13 @@ def write_record(path: Path, config: Config, settings: list[str], **facts: Any) 
         partial.write_text(json.dumps({"settings": values, **facts}, indent=2) + "\n")
 
 
-def read_record(path: Path, stage: str, *keys: str) -> dict[str, Any]:
+def read_record(path: Path, stage: str, **kinds: Any) -> dict[str, Any]:
     """Read what `write_record` wrote.
 
     Args:
         path: The file.
         stage: The stage that makes it, for the message.
-        keys: What it must have.
+        kinds: The types of the values that are needed, e.g. `classes=list[str]`.
 
     Raises:
         InputError: the stage has not run, or the file is damaged.
@@ -324,11 +325,12 @@ def read_record(path: Path, stage: str, *keys: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} not found: run `dvc repro {stage}`.")
     try:
-        record = json.loads(path.read_text())
-        if not isinstance(record, dict) or (missing := set(keys) - set(record)):
-            raise ValueError(f"without {', '.join(sorted(missing))}" if record else "empty")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s {stage}`.") from None
+        record = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        for key, kind in kinds.items():
+            TypeAdapter(kind).validate_python(record.get(key), strict=True)
+    except ValidationError as error:
+        reason = " ".join(str(error.errors()[0]["msg"]).split())
+        raise InputError(f"{path} is damaged ({reason}): run `dvc repro -f -s {stage}`.") from None
     return record
 
 

@@ -21,7 +21,7 @@ def external(config: Config) -> None:
     Raises:
         InputError: one cannot be had, or has a class that the dataset lacks.
     """
-    fetched = read_record(paths.FETCHED, "fetch", "counts")["counts"]
+    fetched = read_record(paths.FETCHED, "fetch", counts=dict[str, dict[str, int]])["counts"]
     classes = {label for labels in fetched.values() for label in labels}
     partial = paths.EXTERNAL.with_name("external.partial")
     shutil.rmtree(partial, ignore_errors=True)
