@@ -39,7 +39,7 @@ def external(config: Config) -> None:
                 "source": source.url or source.path,
                 "commit": copied.commit,
                 "counts": count(copied.images),
-                "passed_over": {str(item.path): item.reason for item in copied.passed_over},
+                "passed_over": {item.path: item.reason for item in copied.passed_over},
             }
             print(f"{name}: {len(copied.images)} images from {sets[name]['source']}")
             if copied.passed_over:
