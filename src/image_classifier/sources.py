@@ -109,7 +109,7 @@ def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -
         reason = (errors or "").strip().splitlines()[-1:] or ["see above"]
         raise InputError(
             f"{where} cannot be fetched ({reason[0]}). Check {key}.url, {key}.revision and "
-            f"{key}.subfolder={source.subfolder}, and that you may read the repository."
+            f"{key}.subfolder, the network, and that you may read the repository."
         )
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return result
