@@ -84,17 +84,6 @@ def test_a_failed_fetch_leaves_the_former_dataset(empty_project: Path, repositor
     assert len(list(paths.RAW.glob("train/COVID19/*"))) == 3
 
 
-def test_a_git_host_that_never_answers_is_given_up(empty_project: Path):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.git"
-        with pytest.raises(InputError, match=r"dataset\.timeout_seconds=8"):
-            fetch(settings("dataset=git", "dataset.name=x", f"dataset.url={url}",
-                           "dataset.timeout_seconds=8"))  # fmt: skip
-    assert not paths.RAW.exists()
-
-
 def test_a_folder_is_copied_without_hidden_files_and_links_that_lead_out(
     empty_project: Path, tmp_path_factory: pytest.TempPathFactory
 ):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
 from image_classifier import paths
 from image_classifier.config import Config, flatten
@@ -43,9 +43,12 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """What lies in a class folder and is not brought along; `path` is relative to the dataset."""
+    """What lies in a class folder and is not brought along; `path` is relative to the dataset.
 
-    path: Path
+    Signs that cannot be printed are escaped in it.
+    """
+
+    path: str
     reason: str
 
 
@@ -327,13 +330,13 @@ def write_record(path: Path, config: Config, settings: list[str], **facts: Any) 
         partial.write_text(json.dumps({"settings": values, **facts}, indent=2) + "\n")
 
 
-def read_record(path: Path, stage: str, *keys: str) -> dict[str, Any]:
+def read_record(path: Path, stage: str, **kinds: Any) -> dict[str, Any]:
     """Read what `write_record` wrote.
 
     Args:
         path: The file.
         stage: The stage that makes it, for the message.
-        keys: What it must have.
+        kinds: The types of the values that are needed, e.g. `classes=list[str]`.
 
     Raises:
         InputError: the stage has not run, or the file is damaged.
@@ -341,69 +344,65 @@ def read_record(path: Path, stage: str, *keys: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} not found: run `dvc repro {stage}`.")
     try:
-        record = json.loads(path.read_text())
-        if not isinstance(record, dict) or (missing := set(keys) - set(record)):
-            raise ValueError(f"without {', '.join(sorted(missing))}" if record else "empty")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s {stage}`.") from None
+        record = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        for key, kind in kinds.items():
+            TypeAdapter(kind).validate_python(record.get(key), strict=True)
+    except ValidationError as error:
+        reason = " ".join(str(error.errors()[0]["msg"]).split())
+        raise InputError(f"{path} is damaged ({reason}): run `dvc repro -f -s {stage}`.") from None
     return record
 
 
 def _folders(folder: Path, root: Path, passed_over: list[PassedOver]) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
-    inside = root.resolve()
     found = []
     for path in sorted(folder.iterdir()):
         if _hidden(path.name):
             continue
-        if path.is_symlink():
-            if not path.exists():
-                passed_over.append(PassedOver(path.relative_to(root), "a link to nowhere"))
-                continue
-            target = path.resolve()
-            if not target.is_relative_to(inside):
-                passed_over.append(PassedOver(path.relative_to(root), "a link out of the dataset"))
-                continue
-            if inside.is_relative_to(target):
-                passed_over.append(PassedOver(path.relative_to(root), "a link in a circle"))
-                continue
-        if path.is_dir():
+        if path.is_symlink() and (reason := _wrong_link(path, root)):
+            passed_over.append(PassedOver(shown(path.relative_to(root)), reason))
+        elif path.is_dir():
             _check_name(path)
             found.append(path)
     return found
 
 
 def _files(class_folder: Path, root: Path, passed_over: list[PassedOver]) -> list[Path]:
-    inside = root.resolve()
     found = []
     for parent, folders, names in os.walk(class_folder, onerror=_raise):
-        linked = [name for name in folders if (Path(parent) / name).is_symlink()]
         folders[:] = [name for name in folders if not _hidden(name)]
+        linked = [name for name in folders if (Path(parent) / name).is_symlink()]  # not walked
         for name in [*linked, *names]:
             path = Path(parent) / name
             if _hidden(name):
                 continue
-            if reason := _reason_to_pass_over(path, inside):
-                passed_over.append(PassedOver(path.relative_to(root), reason))
+            if reason := _no_file(path, root):
+                passed_over.append(PassedOver(shown(path.relative_to(root)), reason))
             else:
                 _check_name(path)
                 found.append(path)
     return sorted(found)
 
 
-def _reason_to_pass_over(path: Path, inside: Path) -> str:
-    mode = path.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        if not path.exists():
-            return "a link to nowhere"
-        target = path.resolve()
-        if not target.is_relative_to(inside):
-            return "a link out of the dataset"
-        if target.is_dir():
+def _no_file(path: Path, root: Path) -> str:
+    """Return why a path is no file to bring along, or nothing."""
+    if path.is_symlink():
+        if reason := _wrong_link(path, root):
+            return reason
+        if path.is_dir():
             return "a link to a folder"
-        mode = path.stat().st_mode
-    return "" if stat.S_ISREG(mode) else "no file, but a pipe, socket or device"
+    return "" if path.is_file() else "no file, but a pipe, socket or device"
+
+
+def _wrong_link(path: Path, root: Path) -> str:
+    """Return why a link is not followed, or nothing."""
+    if not path.exists():
+        return "a link to nowhere"
+    inside, target = root.resolve(), path.resolve()
+    if inside.is_relative_to(target):
+        return "a link in a circle"
+    return "" if target.is_relative_to(inside) else "a link out of the dataset"
 
 
 def _raise(error: OSError) -> None:
@@ -412,11 +411,16 @@ def _raise(error: OSError) -> None:
 
 def _check_name(path: Path) -> None:
     if not _plain(path.name):
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         raise InputError(
-            f"{shown.encode('unicode_escape').decode() if not _plain(shown) else shown}: the name "
-            f"has bytes that are no UTF-8, or signs such as a line break. Rename it."
+            f"{shown(path)}: the name has bytes that are no UTF-8, or signs such as a line break. "
+            f"Rename it."
         )
+
+
+def shown(path: Path) -> str:
+    """Return a path as one line: bytes that are no UTF-8, and control signs, as escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text if _plain(text) else text.encode("unicode_escape").decode()
 
 
 def _plain(text: str) -> bool:

@@ -86,11 +86,14 @@ def download(url: str, revision: str | None, subfolder: str, folder: Path) -> di
                     path.write_bytes(content)
     if dvc_files:
         read_dvc(clone, url, commit, subfolder, folder)
-    if not folder.is_dir():
-        raise DownloadError(f"there is no folder {subfolder} in it")
-    for path, target in links:  # last, so that nothing was written through one
-        if path.parent.is_dir() and path.parent.resolve() == path.parent and not path.exists():
+    # last, and their folders before: nothing is written through a link
+    for path, _ in links:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for path, target in links:
+        if path.parent.resolve() == path.parent:
             path.symlink_to(target)
+    if not folder.is_dir() or folder.is_symlink():
+        raise DownloadError(f"there is no folder {subfolder} in it")
     return {"commit": commit, "submodules": submodules}
 
 
@@ -237,7 +240,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         result = download(
-            arguments.url, arguments.revision, arguments.subfolder, arguments.folder.absolute()
+            arguments.url, arguments.revision, arguments.subfolder, arguments.folder.resolve()
         )
     except Exception as error:  # DVC's libraries raise all kinds; fetch shows the last line
         sys.exit(" ".join(f"{error or type(error).__name__}".split()))

@@ -20,11 +20,14 @@ def external(config: Config) -> None:
 
     Raises:
         InputError: one cannot be had, or has a class that the dataset lacks.
+        OSError: a file cannot be read or written. The former sets are still there then.
     """
-    fetched = read_record(paths.FETCHED, "fetch", "counts")["counts"]
+    fetched = read_record(paths.FETCHED, "fetch", counts=dict[str, dict[str, int]])["counts"]
     classes = {label for labels in fetched.values() for label in labels}
     partial = paths.EXTERNAL.with_name("external.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    former = paths.EXTERNAL.with_name("external.former")
+    for left in (partial, former):
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     sets = {}
     try:
@@ -39,16 +42,18 @@ def external(config: Config) -> None:
                 "source": source.url or source.path,
                 "commit": copied.commit,
                 "counts": count(copied.images),
-                "passed_over": {str(item.path): item.reason for item in copied.passed_over},
+                "passed_over": {item.path: item.reason for item in copied.passed_over},
             }
             print(f"{name}: {len(copied.images)} images from {sets[name]['source']}")
             if copied.passed_over:
                 print(told(copied.passed_over))
         write_record(partial / paths.EXTERNAL_RECORD.name, config, SETTINGS, sets=sets)
-        shutil.rmtree(paths.EXTERNAL, ignore_errors=True)
+        if paths.EXTERNAL.exists():
+            paths.EXTERNAL.rename(former)
         partial.rename(paths.EXTERNAL)  # only a whole collection ever has this name
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
     if not sets:
         print("No external sets.")
 

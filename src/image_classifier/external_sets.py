@@ -23,7 +23,7 @@ def check(config: Config) -> None:
     Raises:
         InputError: it did not.
     """
-    record = read_record(paths.EXTERNAL_RECORD, "external", "sets")
+    record = read_record(paths.EXTERNAL_RECORD, "external", sets=dict[str, Any])
     if set(record["sets"]) != set(config.external):
         raise InputError(
             f"{paths.EXTERNAL} has the sets {', '.join(record['sets']) or 'none'}, the settings "

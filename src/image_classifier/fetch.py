@@ -47,7 +47,7 @@ def fetch(config: Config) -> None:
             commit=copied.commit,
             digest=folder_digest([image.path for image in copied.images], work / "images"),
             counts=counts,
-            passed_over={str(item.path): item.reason for item in copied.passed_over},
+            passed_over={item.path: item.reason for item in copied.passed_over},
         )
         # last, and by renaming: only a whole dataset ever has this name
         if paths.RAW.exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from image_classifier.addresses import is_local
 from image_classifier.config import Dataset, ExternalSet
-from image_classifier.dataset import FoundImage, PassedOver, find_images
+from image_classifier.dataset import FoundImage, PassedOver, find_images, shown
 from image_classifier.errors import InputError
 
 # what would make git work on another repository, such as the one whose hook runs this
@@ -51,7 +51,7 @@ def copy(key: str, source: Dataset | ExternalSet, destination: Path) -> Copied:
             copied = copy_folder(folder, destination, minimum_classes)
         except InputError as error:  # names the folder in which the work is done
             raise InputError(str(error).replace(str(folder), source.url)) from None
-        submodules = [PassedOver(Path(p), "a git submodule") for p in result["submodules"]]
+        submodules = [PassedOver(shown(Path(p)), "a git submodule") for p in result["submodules"]]
         return Copied(copied.images, [*copied.passed_over, *submodules], result["commit"])
 
 
@@ -109,7 +109,7 @@ def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -
         reason = (errors or "").strip().splitlines()[-1:] or ["see above"]
         raise InputError(
             f"{where} cannot be fetched ({reason[0]}). Check {key}.url, {key}.revision and "
-            f"{key}.subfolder={source.subfolder}, and that you may read the repository."
+            f"{key}.subfolder, the network, and that you may read the repository."
         )
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return result

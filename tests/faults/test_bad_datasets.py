@@ -71,8 +71,10 @@ def test_links_pipes_and_sockets_are_passed_over_and_told(
     (empty_project / "elsewhere").mkdir()
     (cat / "out.png").symlink_to(empty_project / "secret.png")
     (cat / "nowhere.png").symlink_to("gone.png")
+    (cat / os.fsdecode(b"\xe9\n.png")).symlink_to("gone.png")
     (cat / "circle.png").symlink_to("circle.png")
     (cat / "up").symlink_to("..")
+    (cat / "dogs").symlink_to("../dog")
     (cat / "in.png").symlink_to("../dog/00.png")
     (folder / "round").symlink_to(".")
     (folder / "elsewhere").symlink_to(empty_project / "elsewhere")
@@ -88,8 +90,10 @@ def test_links_pipes_and_sockets_are_passed_over_and_told(
     expected = {
         "cat/out.png": "a link out of the dataset",
         "cat/nowhere.png": "a link to nowhere",
+        "cat/\\\\xe9\\n.png": "a link to nowhere",
         "cat/circle.png": "a link to nowhere",
-        "cat/up": "a link to a folder",
+        "cat/up": "a link in a circle",
+        "cat/dogs": "a link to a folder",
         "round": "a link in a circle",
         "elsewhere": "a link out of the dataset",
         "cat/pipe.png": "no file, but a pipe, socket or device",
@@ -97,7 +101,7 @@ def test_links_pipes_and_sockets_are_passed_over_and_told(
     }
     assert json.loads(paths.FETCHED.read_text())["passed_over"] == expected
     output = capsys.readouterr().out
-    assert "8 passed over:" in output
+    assert "10 passed over:" in output
     assert all(f"{path} ({reason})" in output for path, reason in expected.items())
 
 

@@ -134,14 +134,25 @@ def test_links_of_a_repository_bring_nothing_from_outside(repository: Path, tmp_
     (repository / "cat/up.png").symlink_to("../../secret/key.png")
     (repository / "cat/in.png").symlink_to("../dog/1.png")
     (repository / "eel").symlink_to(secret)
+    (repository / "fox").mkdir()
+    (repository / "fox/1.png").symlink_to("../cat/1.png")
     commit(repository)
     fetch(settings(url=str(repository)))
-    assert fetched() == {"cat/1.png": b"cat", "cat/in.png": b"dog", "dog/1.png": b"dog"}
+    assert fetched() == {
+        "cat/1.png": b"cat", "cat/in.png": b"dog", "dog/1.png": b"dog", "fox/1.png": b"cat"
+    }  # fmt: skip
     assert json.loads(paths.FETCHED.read_text())["passed_over"] == {
         "cat/out.png": "a link out of the dataset",
         "cat/up.png": "a link to nowhere",
         "eel": "a link out of the dataset",
     }
+
+
+def test_a_subfolder_that_is_a_link_brings_nothing(repository: Path):
+    (repository / "data").symlink_to("/etc")
+    commit(repository)
+    with pytest.raises(InputError, match="there is no folder data in it"):
+        fetch(settings(url=str(repository), subfolder="data"))
 
 
 def test_nothing_of_a_repository_runs(

@@ -12,9 +12,7 @@ from PIL import Image
 
 from conftest import as_nobody, run_stages
 from image_classifier import config
-from image_classifier.fetch import fetch
-from image_classifier.prepare import prepare, write_at
-from image_classifier.split import split
+from image_classifier.prepare import write_at
 
 PETS = [
     "dataset=folder", "dataset.name=pets", "dataset.path=pets", "dataset.positive_class=cat",
@@ -35,21 +33,31 @@ def write_params(folder: Path, *overrides: str) -> None:
     (folder / "params.yaml").write_text(config.OmegaConf.to_yaml(composed, resolve=True))
 
 
-@pytest.fixture
-def project(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of forty images that went through the three stages."""
+    folder = tmp_path_factory.mktemp("finished")
+    draw(folder / "pets/cat", 20, 1)
+    draw(folder / "pets/dog", 20, 2)
+    write_params(folder)
+    assert run_stages(folder, *STAGES) == dict.fromkeys(STAGES, "")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, where every user may look."""
+    shutil.copytree(finished, world, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    world.chmod(0o777)
     monkeypatch.chdir(world)
-    draw(Path("pets/cat"), 20, 1)
-    draw(Path("pets/dog"), 20, 2)
-    write_params(world)
-    for stage in (fetch, split, prepare):
-        stage(config.load())
     return world
 
 
 @pytest.fixture
 def small_disk(project: Path) -> Iterator[Path]:
     """The project's build/ on a file system of its own, of 3 MB."""
+    if not shutil.which("mount"):
+        pytest.skip("there is no mount here")
     shutil.move("build", "kept")
     Path("build").mkdir()
     mounted = subprocess.run(
@@ -99,8 +107,12 @@ def test_a_disk_that_fills_up_while_prepare_writes_does_not_kill_it(small_disk: 
     name = "images.npy" if free < 432_000 else "picture_grid.png"
     assert end.startswith(f"prepare: build/prepare/{name}: No space left on device.")
     assert digests() == before
-    Path("build/filler").unlink()
-    assert run_stages(small_disk, "prepare") == {"prepare": ""}
+
+
+def test_when_there_is_space_again_the_stages_go_through(small_disk: Path):
+    before = digests()
+    assert run_stages(small_disk, *STAGES) == dict.fromkeys(STAGES, "")
+    assert digests() == before
 
 
 def test_a_limit_on_the_size_of_files_is_told_and_the_last_outputs_stay(project: Path):
