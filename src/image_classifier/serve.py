@@ -33,8 +33,10 @@ def open_port(host: str, port: int) -> socket.socket:
         InputError: the port is taken, or the address is not this machine's.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = found
+        # without the protocol's number asyncio would not know that this is TCP, and answer slowly
+        bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
@@ -65,7 +67,7 @@ async def warm(app: "App", body: bytes) -> None:
     scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
     await app(scope | {"query_string": b"", "root_path": "", "http_version": "1.1"}, receive, send)
     if set(statuses) != {200}:
-        raise RuntimeError(f"the model's own example was answered with {statuses}")
+        raise RuntimeError(f"the model's own example was answered with status {statuses[0]}")
 
 
 def describe(limits: Serving) -> str:
@@ -95,12 +97,11 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
     from image_classifier.http_limits import LimitedApp, TimedProtocol
 
     model, version = tracking.load_verified(name, limits.of_images)
-    app = scoring_server.init(model)
+    app = LimitedApp(scoring_server.init(model), limits)
     example = {"dataframe_records": [{"image": model.input_example["image"][0]}]}
-    asyncio.run(warm(app, json.dumps(example).encode()))
     TimedProtocol.limits = limits
     settings = uvicorn.Config(
-        LimitedApp(app, limits),
+        app,
         http=TimedProtocol,
         loop="asyncio",
         ws="none",
@@ -113,13 +114,15 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
         timeout_graceful_shutdown=limits.queue_seconds,
         backlog=BACKLOG,
     )
-    try:
+
+    async def answer() -> None:
+        await warm(app, json.dumps(example).encode())
         port.listen(BACKLOG)
-    except OSError as error:
-        raise InputError(f"{port.getsockname()} cannot be opened: {error.strerror}.") from None
-    host, number = port.getsockname()[:2]
-    print(f"Serving {version.uri} on http://{host}:{number}: {describe(limits)}.", flush=True)
-    uvicorn.Server(settings).run(sockets=[port])
+        host, number = port.getsockname()[:2]
+        print(f"Serving {version.uri} on http://{host}:{number}: {describe(limits)}.", flush=True)
+        await uvicorn.Server(settings).serve(sockets=[port])
+
+    asyncio.run(answer())
 
 
 def main() -> None:
@@ -140,8 +143,8 @@ def main() -> None:
         name = arguments.model or f"models:/{settings.tracking.registered_model}@champion"
         with open_port(arguments.host, arguments.port) as port:
             serve(name, settings.serving, port)
-    except KeyboardInterrupt:
-        print("serve: stopped.", file=sys.stderr)
+    except KeyboardInterrupt:  # also after SIGTERM
+        pass
     except InputError as error:
         sys.exit(f"serve: {error}")
 
