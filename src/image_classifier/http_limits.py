@@ -5,6 +5,7 @@ import json
 import logging
 from asyncio import TimerHandle, timeout
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -88,6 +89,7 @@ class LimitedApp:
         if scope["method"] != method:
             raise Refusal(405, f"{scope['path']} takes {method} only.", {"allow": method})
         if method == "GET":
+            body.whole = True  # what there may be of it is not waited for
             return await self._call(scope, b"")
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -278,7 +280,8 @@ class TimedProtocol(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             content = error(refusal)
             headers = headers_of(content, {"connection": "close"})
-            response = h11.Response(status_code=refusal.status, headers=headers)
+            reason = HTTPStatus(refusal.status).phrase.encode()
+            response = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
             for event in (response, h11.Data(data=content), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
