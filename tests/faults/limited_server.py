@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import yaml
 
 from conftest import Project, copy_of, running_server
 
@@ -51,13 +52,10 @@ class Server:
 def limited_server(project: Project, folder: Path, **limits: int) -> Iterator[Server]:
     """Serve the champion of a copy of a project with other limits than the default ones."""
     copy = copy_of(project, folder)
-    params = (copy.folder / "params.yaml").read_text()
-    sections = params.partition("serving:\n")
-    lines = [
-        f"  {key}: {limits.get(key, value.strip())}"
-        for key, value in (line.split(":") for line in sections[2].splitlines())
-    ]
-    (copy.folder / "params.yaml").write_text("".join(sections[:2]) + "\n".join(lines) + "\n")
+    params = copy.folder / "params.yaml"
+    settings = yaml.safe_load(params.read_text())
+    settings["serving"] |= limits
+    params.write_text(yaml.safe_dump(settings))
     picture = copy.folder / "data" / "test" / "COVID19" / "phantom-001.jpg"
     command = [*psutil.Process().cmdline()[:1], "-m", "image_classifier.serve"]
     with running_server(command, "ping", copy) as address:
