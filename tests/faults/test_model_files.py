@@ -1,8 +1,11 @@
 """Stored model files: verified before they run, and nothing in them that only Python can read."""
 
+import hashlib
 import io
 import json
+import marshal
 import os
+import pickle
 import pickletools
 import signal
 import socket
