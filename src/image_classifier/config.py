@@ -212,7 +212,7 @@ class Serving(Section):
     maximum_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
     maximum_images: Annotated[int, Field(ge=1)] = 64
     maximum_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
-    maximum_pixels: Annotated[int, Field(ge=1)] = 50_000_000
+    maximum_pixels: Annotated[int, Field(ge=1)] = 25_000_000
     maximum_requests_at_once: Annotated[int, Field(ge=1)] = 4
     queue_seconds: Annotated[int, Field(ge=1)] = 10
     read_seconds: Annotated[int, Field(ge=1)] = 20

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -96,6 +97,8 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
     from image_classifier import tracking
     from image_classifier.http_limits import LimitedApp, TimedProtocol
 
+    # MLflow would forget a request after a minute, and go on working on it beside the next ones
+    os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = "86400"
     model, version = tracking.load_verified(name, limits.of_images)
     app = LimitedApp(scoring_server.init(model), limits)
     example = {"dataframe_records": [{"image": model.input_example["image"][0]}]}
