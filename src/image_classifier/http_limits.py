@@ -226,9 +226,11 @@ class Body:
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with a limit on how long a client takes to send headers or to read."""
+    """uvicorn's HTTP/1.1, with a limit on how long a client takes to send headers or to read.
 
-    limits = Serving()
+    The limit is uvicorn's for idle connections, `timeout_keep_alive`.
+    """
+
     timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -265,7 +267,7 @@ class TimedProtocol(H11Protocol):
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        self.timer = self.loop.call_later(self.limits.read_seconds, self._too_slow)
+        self.timer = self.loop.call_later(self.timeout_keep_alive, self._too_slow)
 
     def _stop_timer(self) -> None:
         if self.timer is not None:
@@ -273,7 +275,7 @@ class TimedProtocol(H11Protocol):
             self.timer = None
 
     def _too_slow(self) -> None:
-        seconds = self.limits.read_seconds
+        seconds = self.timeout_keep_alive
         self._refuse(Refusal(408, f"The headers did not come within {seconds} seconds."))
 
     def _refuse(self, refusal: Refusal) -> None:

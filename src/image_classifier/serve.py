@@ -40,21 +40,25 @@ def open_port(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        raise InputError(
-            f"{host}:{port} cannot be opened: {error.strerror}. Give another --port or --host."
-        ) from None
+    except (OSError, OverflowError) as error:
+        raise unavailable(f"{host}:{port}", error) from None
     return bound
+
+
+def unavailable(address: str, error: Exception) -> InputError:
+    """Return what to tell about an address that cannot be listened on."""
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{address} cannot be opened: {reason}. Give another --port or --host.")
 
 
 async def warm(app: "App", body: bytes) -> None:
     """Send one request through the application, so that the first client does not wait.
 
     Raises:
-        RuntimeError: it was not answered with status 200.
+        InputError: it was refused.
     """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
-    statuses = []
+    status, answer = 200, b""
 
     async def receive() -> Any:
         if not messages:
@@ -62,13 +66,18 @@ async def warm(app: "App", body: bytes) -> None:
         return messages.pop()
 
     async def send(message: Any) -> None:
-        statuses.append(message.get("status", 200))
+        nonlocal status, answer
+        status = message.get("status", status)
+        answer += message.get("body", b"")
 
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
     await app(scope | {"query_string": b"", "root_path": "", "http_version": "1.1"}, receive, send)
-    if set(statuses) != {200}:
-        raise RuntimeError(f"the model's own example was answered with status {statuses[0]}")
+    if status != 200:
+        raise InputError(
+            f"The model's own example is refused: {json.loads(answer)['message']} "
+            f"Raise that limit in the section serving of {config.PARAMS}."
+        )
 
 
 def describe(limits: Serving) -> str:
@@ -102,7 +111,6 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
     model, version = tracking.load_verified(name, limits.of_images)
     app = LimitedApp(scoring_server.init(model), limits)
     example = {"dataframe_records": [{"image": model.input_example["image"][0]}]}
-    TimedProtocol.limits = limits
     settings = uvicorn.Config(
         app,
         http=TimedProtocol,
@@ -120,9 +128,13 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
 
     async def answer() -> None:
         await warm(app, json.dumps(example).encode())
-        port.listen(BACKLOG)
         host, number = port.getsockname()[:2]
-        print(f"Serving {version.uri} on http://{host}:{number}: {describe(limits)}.", flush=True)
+        address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+        try:
+            port.listen(BACKLOG)
+        except OSError as error:  # somebody else was faster
+            raise unavailable(address, error) from None
+        print(f"Serving {version.uri} on http://{address}: {describe(limits)}.", flush=True)
         await uvicorn.Server(settings).serve(sockets=[port])
 
     asyncio.run(answer())
