@@ -40,15 +40,16 @@ def open_port(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise unavailable(f"{host}:{port}", error) from None
     return bound
 
 
-def unavailable(address: str, error: Exception) -> InputError:
+def unavailable(address: str, error: OSError) -> InputError:
     """Return what to tell about an address that cannot be listened on."""
-    reason = getattr(error, "strerror", None) or error
-    return InputError(f"{address} cannot be opened: {reason}. Give another --port or --host.")
+    return InputError(
+        f"{address} cannot be opened: {error.strerror}. Give another --port or --host."
+    )
 
 
 async def warm(app: "App", body: bytes) -> None:
@@ -149,7 +150,9 @@ def main() -> None:
         "--model", help="models:/NAME/VERSION or models:/NAME@ALIAS; default: the champion"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=5001, help="port to listen on")
+    parser.add_argument(
+        "--port", type=int, choices=range(2**16), metavar="PORT", default=5001, help="to listen on"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
