@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 BACKLOG = 2048  # connections that wait to be accepted
 
 
+def port_number(text: str) -> int:
+    """Return a number from 0, any free port, to 65535, for argparse."""
+    if not 0 <= int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
+    return int(text)
+
+
 def open_port(host: str, port: int) -> socket.socket:
     """Return a socket bound to an address, on which nobody can connect yet.
 
@@ -150,9 +157,7 @@ def main() -> None:
         "--model", help="models:/NAME/VERSION or models:/NAME@ALIAS; default: the champion"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument(
-        "--port", type=int, choices=range(2**16), metavar="PORT", default=5001, help="to listen on"
-    )
+    parser.add_argument("--port", type=port_number, default=5001, help="port to listen on")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
