@@ -12,8 +12,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 from conftest import Project, running_server
+from image_classifier import config
 from image_classifier.images import decode
 
 MODEL = "models:/synthetic-xray-classifier@champion"
@@ -110,6 +113,11 @@ def test_every_input_form_of_the_scoring_server_works(url: str, pictures: list[P
         ("a number", {"dataframe_records": [{"image": 5}]}),
         ("a missing column", {"dataframe_records": [{"picture": "x"}]}),
         ("no JSON object", []),
+        ("base64 without its end", one("AAAAA")),
+        ("other letters", one("é")),
+        ("a list", {"dataframe_records": [{"image": ["x"]}]}),
+        ("not a number", {"dataframe_records": [{"image": float("nan")}]}),
+        ("brackets", {"inputs": [[[[[[]]]]]]}),
     ],
 )
 def test_a_bad_request_gets_a_plain_400(url: str, name: str, body: object):
@@ -125,6 +133,31 @@ def test_a_truncated_jpeg_gets_a_plain_400(url: str, pictures: list[Path]):
     assert status == 400
     assert "truncated" in answer["message"]
     assert post(url, one(content))[0] == 200
+
+
+def test_mlflows_own_server_keeps_the_limits_on_images(url: str, pictures: list[Path]):
+    image = {"image": base64.b64encode(pictures[0].read_bytes()).decode()}
+    status, answer = post(url, {"dataframe_records": [image] * 65})
+    assert (status, "send at most 64" in answer["message"]) == (400, True)
+    assert len(post(url, {"dataframe_records": [image] * 64})[1]["predictions"]) == 64
+
+    # a black picture of 144 million pixels in 18 kB, fewer than Pillow refuses by itself
+    bomb = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(bomb, "PNG", optimize=True)
+    status, answer = post(url, one(bomb.getvalue()))
+    assert (status, "12000 x 12000, more than 25000000 pixels" in answer["message"]) == (400, True)
+
+    status, answer = post(url, one(base64.b64encode(bytes(2**24 + 3)).decode()))
+    assert (status, "more than 16777216 bytes" in answer["message"]) == (400, True)
+    assert post(url, {"dataframe_records": [image]})[0] == 200
+
+
+def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Project):
+    (manifest,) = (project.folder / "mlartifacts").rglob("MLmodel")
+    stored = yaml.safe_load(manifest.read_text())["flavors"]["python_function"]["config"]
+    composed = config.from_hydra(config.compose()).serving
+    assert stored == composed.of_images
+    assert composed == config.Serving()
 
 
 def test_predict_skips_broken_files_with_a_message_and_an_exit_code(

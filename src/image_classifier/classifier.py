@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import scipy.special
 import tensorflow as tf
 
-from image_classifier import images
+from image_classifier import digests, images
 from image_classifier.images import Pixels, UnreadableImage
 
 WEIGHTS = "model.keras"
@@ -52,6 +52,7 @@ class Settings:
         width: Columns of them.
         channels: 3 for RGB, 1 for grey.
         decoder: SHA-256 of the module that decoded the training images.
+        weights_sha256: SHA-256 of the file of the weights; `write_settings` fills it in.
     """
 
     classes: list[str]
@@ -61,6 +62,7 @@ class Settings:
     width: int
     channels: int
     decoder: str
+    weights_sha256: str = ""
 
 
 def decoder_digest() -> str:
@@ -91,7 +93,8 @@ class Classifier:
                 "%s was trained with another version of the image decoder: pixels may differ.",
                 folder,
             )
-        return cls(keras.models.load_model(folder / WEIGHTS, compile=False), settings)
+        model = keras.models.load_model(folder / WEIGHTS, compile=False, safe_mode=True)
+        return cls(model, settings)
 
     def with_settings(self, settings: Settings) -> "Classifier":
         """Return the same model with other settings, and without tracing its graph again."""
@@ -171,8 +174,10 @@ class Classifier:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Write the settings beside the weights."""
+    """Write the settings beside the weights, with the SHA-256 of these, if they are there."""
     folder.mkdir(parents=True, exist_ok=True)
+    digest = digests.of_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else ""
+    settings = replace(settings, weights_sha256=digest)
     (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 

@@ -214,6 +214,23 @@ class Promotion(Section):
     accept_shortcuts: list[Literal["metadata", "border"]]
 
 
+class Serving(Section):
+    """What the HTTP server takes from its clients; the limits on images go with a stored model."""
+
+    maximum_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
+    maximum_images: Annotated[int, Field(ge=1)] = 64
+    maximum_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
+    maximum_pixels: Annotated[int, Field(ge=1)] = 25_000_000
+    maximum_requests_at_once: Annotated[int, Field(ge=1)] = 4
+    queue_seconds: Annotated[int, Field(ge=1)] = 10
+    read_seconds: Annotated[int, Field(ge=1)] = 20
+
+    @property
+    def of_images(self) -> dict[str, int]:
+        """The limits that a model keeps itself, as MLflow's model_config."""
+        return self.model_dump(include={"maximum_images", "maximum_image_bytes", "maximum_pixels"})
+
+
 class Tracking(Section):
     """Names in MLflow."""
 
@@ -235,6 +252,7 @@ class Config(Section):
     training: Training
     evaluation: Evaluation
     promotion: Promotion
+    serving: Serving = Serving()  # settings stored with older runs have none
     tracking: Tracking
 
     @model_validator(mode="after")

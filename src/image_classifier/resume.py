@@ -5,7 +5,6 @@ runs/unfinished, under a name that stands for all that decides the weights.
 """
 
 import hashlib
-import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ import keras
 import tensorflow as tf
 from filelock import FileLock, Timeout
 
-from image_classifier import batches, devices, models, paths
-from image_classifier.config import Config, flatten
+from image_classifier import batches, devices, models, paths, tracking
+from image_classifier.config import Config
 from image_classifier.dataset import PreparedDataset
 
 COPIED = (paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED)
@@ -41,8 +40,8 @@ class Unfinished:
 def key_of(config: Config, dataset: PreparedDataset) -> str:
     """Return a digest of all that decides the weights to the last bit: settings, data and code."""
     digest = hashlib.sha256()
-    facts = [flatten(config), dataset.digest, tf.__version__, keras.__version__, devices.threads()]
-    digest.update(json.dumps(facts, sort_keys=True).encode())
+    job = tracking.job_key(config, dataset)
+    digest.update(f"{job} {tf.__version__} {keras.__version__} {devices.threads()}".encode())
     for module in (batches, models):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:32]

@@ -9,8 +9,10 @@ import binascii
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
+import joblib
 import mlflow
 import numpy as np
 import pandas
@@ -19,10 +21,23 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Map
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from image_classifier.classifier import Answer, Classifier, Settings
+from image_classifier import digests
+from image_classifier.classifier import (
+    SETTINGS,
+    WEIGHTS,
+    Answer,
+    Classifier,
+    Settings,
+    read_settings,
+)
 from image_classifier.images import Pixels, UnreadableImage
+
+# No EPS, which runs Ghostscript, and none that hides another image in itself, as ICO does
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+START_OF_SCAN = b"\xff\xda"
+MAXIMUM_SCANS = 100  # progressive JPEGs have about ten; each takes as long as decoding the image
 
 
 def signature(settings: Settings) -> ModelSignature:
@@ -48,9 +63,22 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
     """Decodes the images of a request side by side and classifies them in one call."""
 
     def load_context(self, context: Any) -> None:
-        """Load the classifier, and answer once so that the first request is not the slow one."""
-        self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
-        self.pool = ThreadPoolExecutor()
+        """Load the classifier, and answer once so that the first request is not the slow one.
+
+        Raises:
+            MlflowException: the weights are not what was stored.
+        """
+        folder = Path(context.artifacts["classifier"])
+        if digests.of_file(folder / WEIGHTS) != read_settings(folder).weights_sha256:
+            raise MlflowException.invalid_parameter_value(
+                f"{folder / WEIGHTS} is damaged: it is not what {SETTINGS} beside it was written "
+                f"for. Restore it from a backup, or train the model again."
+            )
+        self.classifier = Classifier.load(folder)
+        self.limits = context.model_config
+        self.pool = ThreadPoolExecutor(joblib.cpu_count())
+        # decoding takes the most memory: no more of it at once than there are cores
+        self.decoders = Semaphore(joblib.cpu_count())
         picture = io.BytesIO()
         Image.new("RGB", (8, 8)).save(picture, "JPEG")
         text = base64.b64encode(picture.getvalue()).decode()
@@ -62,17 +90,19 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         """Return label and probabilities for each row of the column `image`.
 
         Raises:
-            MlflowException: (HTTP 400) an image is no base64 or cannot be decoded, or the
-                threshold is no probability.
+            MlflowException: (HTTP 400) there are too many images, one is no base64, too large, or
+                cannot be decoded, or the threshold is no probability.
         """
         if model_input.empty:
             return []
         threshold = (params or {}).get("threshold")
         if threshold is not None and not 0 <= threshold <= 1:
-            raise MlflowException.invalid_parameter_value(
-                f"threshold is {threshold:g}: give a probability from 0 to 1."
-            )
+            raise refusal(f"threshold is {threshold:g}: give a probability from 0 to 1.")
         texts = model_input["image"]
+        if len(texts) > self.limits["maximum_images"]:
+            raise refusal(
+                f"{len(texts)} images in one request: send at most {self.limits['maximum_images']}."
+            )
         # a single image is decoded at once: handing it to another thread would only cost time
         run = map if len(texts) == 1 else self.pool.map
         pixels = list(run(self._decode, range(len(texts)), texts))
@@ -82,14 +112,50 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         try:
             if not isinstance(text, str):
                 raise UnreadableImage("not a string")
-            return self.classifier.decode(pybase64.b64decode(text, validate=True))
-        except binascii.Error as error:
-            reason = f"no base64 ({error})"
+            with self.decoders:
+                content = self._content(text)
+                check_header(content, self.limits["maximum_pixels"])
+                return self.classifier.decode(content)
         except UnreadableImage as error:
-            reason = str(error)
-        raise MlflowException.invalid_parameter_value(
-            f"image in row {row} cannot be read: {reason}. Send the base64 of an image file."
-        )
+            raise refusal(
+                f"image in row {row} cannot be read: {error}. Send the base64 of an image file."
+            ) from None
+
+    def _content(self, text: str) -> bytes:
+        largest = self.limits["maximum_image_bytes"]
+        if len(text) > 4 * (largest + 2) // 3:  # base64 makes 4 characters of 3 bytes
+            raise UnreadableImage(f"more than {largest} bytes")
+        try:
+            return bytes(pybase64.b64decode(text, validate=True))
+        except (binascii.Error, ValueError) as error:  # ValueError: other characters than ASCII
+            raise UnreadableImage(f"no base64 ({error})") from None
+
+
+def check_header(content: bytes, maximum_pixels: int) -> None:
+    """Refuse an image that would take too much memory or time, before it is decoded.
+
+    Raises:
+        UnreadableImage: it is of no format that is served, has too many pixels, or, as a JPEG, more
+            scans than any program writes.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"more than {maximum_pixels} pixels") from None
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"not an image file ({', '.join(FORMATS)})") from None
+    except Exception as error:  # Pillow raises a dozen kinds, struct.error among them
+        raise UnreadableImage(str(error) or type(error).__name__) from None
+    if width * height > maximum_pixels:
+        raise UnreadableImage(f"{width} x {height}, more than {maximum_pixels} pixels")
+    if content.count(START_OF_SCAN) > MAXIMUM_SCANS:
+        raise UnreadableImage(f"a JPEG of more than {MAXIMUM_SCANS} scans")
+
+
+def refusal(message: str) -> MlflowException:
+    """Return what the scoring server answers with status 400 and this message."""
+    return MlflowException.invalid_parameter_value(message)
 
 
 mlflow.models.set_model(ServedClassifier())

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,8 +30,8 @@ from mlflow.utils.time import get_current_time_millis
 from omegaconf import OmegaConf
 from PIL import Image
 
-from image_classifier import paths
-from image_classifier.config import Config, flatten
+from image_classifier import digests, paths
+from image_classifier.config import Config, Serving, flatten
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
 
@@ -44,6 +45,9 @@ CHALLENGER = "challenger"
 SETTINGS_FILE = "config/params.yaml"
 # a server that is gone is given up after a quarter of a minute; MLflow's own settings take minutes
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# what a stored model runs on
+REQUIREMENTS = ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy", "joblib")
+DIGEST = "model_sha256"  # a version's tag: the SHA-256 of its files
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # names the sweep's run to its jobs
 
 
@@ -159,7 +163,7 @@ def describe_training(
     hyperparameters = {
         key: value
         for key, value in flatten(config).items()
-        if not key.startswith(("evaluation", "promotion"))
+        if not key.startswith(("evaluation", "promotion", "serving"))
     }
     # the UI's comparison opens on the first names that differ: let these be the telling ones
     headline = {"learning_rate": config.optimizer.learning_rate, "model": config.model.name}
@@ -251,7 +255,10 @@ def public(address: str) -> str:
 
 def job_key(config: Config, dataset: PreparedDataset) -> str:
     """Return a digest of all that decides a training: its settings and its data."""
-    text = json.dumps([flatten(config), dataset.digest], sort_keys=True)
+    settings = {
+        key: value for key, value in flatten(config).items() if not key.startswith("serving")
+    }
+    text = json.dumps([settings, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -334,14 +341,16 @@ def register(
         version = get_version(found.name, found.version)
         if found.name == name and all(version.tags.get(key) == tags[key] for key in decided):
             return version
-    return register_stored(store_model(dataset, folder), name, run_id(), tags)
+    address, digest = store_model(dataset, folder)
+    return register_stored(address, name, run_id(), tags | {DIGEST: digest})
 
 
 def store_for_later(dataset: PreparedDataset, folder: Path, figures: Mapping[str, float]) -> None:
     """Store a classifier's folder with the open run, and on its tags what to register it with."""
     if "stored_model" not in mlflow.MlflowClient().get_run(run_id()).data.tags:
-        tags = json.dumps(version_tags(dataset, folder, figures))
-        log_tags({"stored_model": store_model(dataset, folder), "version_tags": tags})
+        address, digest = store_model(dataset, folder)
+        tags = version_tags(dataset, folder, figures) | {DIGEST: digest}
+        log_tags({"stored_model": address, "version_tags": json.dumps(tags)})
 
 
 def version_tags(
@@ -367,12 +376,18 @@ def run_id() -> str:
     return str(mlflow.active_run().info.run_id)
 
 
-def store_model(dataset: PreparedDataset, folder: Path) -> str:
-    """Store a classifier's folder with the open run; return the stored model's address.
+def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
+    """Store a classifier's folder with the open run.
 
     Args:
         dataset: Gives a validation image as the model's input example.
         folder: What `Classifier.load` reads.
+
+    Returns:
+        The stored model's address, and the SHA-256 of its files as they came back from the store.
+
+    Raises:
+        InputError: they did not come back as they were sent.
     """
     from image_classifier import serving  # imports TensorFlow, which rollback does without
     from image_classifier.classifier import read_settings
@@ -388,15 +403,36 @@ def store_model(dataset: PreparedDataset, folder: Path) -> str:
         python_model=str(package / "serving.py"),
         artifacts={"classifier": str(folder)},
         code_paths=[str(package)],
+        model_config=Serving().of_images,
         signature=serving.signature(settings),
         input_example=pandas.DataFrame({"image": [example]}),
         # given, because MLflow takes seconds to infer them
-        pip_requirements=[
-            f"{name}=={importlib.metadata.version(name)}"
-            for name in ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy")
-        ],
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
     )
-    return str(info.model_uri)
+    with stored_files(info.model_uri) as stored:
+        sent = {folder: stored / "artifacts" / folder.name, package: stored / "code" / package.name}
+        for ours, theirs in sent.items():
+            if digests.of_folder(ours) != digests.of_folder(theirs):
+                raise InputError(
+                    f"{ours} is not the same in the store, {uri()}, as it is here: the store is "
+                    f"damaged or full. Look at its disk, then run this again."
+                )
+        return str(info.model_uri), digests.of_folder(stored)
+
+
+@contextmanager
+def stored_files(address: str) -> Iterator[Path]:
+    """Yield a folder with a copy of a stored model's files; it is removed afterwards.
+
+    A copy of a local store, too: nobody else can change what was verified before it is loaded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(mlflow.artifacts.download_artifacts(address, dst_path=folder))
+        # what MLflow adds to a download, and what Python added when it ran the code in the store
+        (files / "registered_model_meta").unlink(missing_ok=True)
+        for compiled in [*files.rglob("__pycache__")]:
+            shutil.rmtree(compiled)
+        yield files
 
 
 def decision_tags(settings: "Settings") -> dict[str, str]:
@@ -531,14 +567,69 @@ def load_classifier(uri: str) -> "Classifier":
     """Return the `Classifier` of a registered model version, e.g. `models:/name@champion`.
 
     Raises:
-        InputError: there is no such model.
+        InputError: `load_verified` refuses it.
     """
+    model, _ = load_verified(uri)
+    return cast("Classifier", model.unwrap_python_model().classifier)
+
+
+def load_verified(
+    uri: str, model_config: Mapping[str, int] | None = None
+) -> tuple[mlflow.pyfunc.PyFuncModel, Version]:
+    """Load a registered version whose files are what they were when it was registered.
+
+    None of its code runs before that is certain.
+
+    Args:
+        uri: models:/NAME/VERSION or models:/NAME@ALIAS.
+        model_config: Limits instead of those stored with the model; see `Serving.of_images`.
+
+    Raises:
+        InputError: it is another address, there is no such version, its files changed, or it was
+            registered without a digest.
+    """
+    address = re.fullmatch(r"models:/([^/:@]+)(?:/(\d+)|@([^/:@]+))", uri)
+    if address is None:
+        raise InputError(f"{uri}: give a model as models:/NAME/VERSION or models:/NAME@ALIAS.")
+    name, number, alias = address.groups()
     connect()
+    client = mlflow.MlflowClient()
     try:
-        served = mlflow.pyfunc.load_model(uri).unwrap_python_model()
-        return cast("Classifier", served.classifier)
+        found = (
+            client.get_model_version(name, number)
+            if number
+            else client.get_model_version_by_alias(name, alias)
+        )
+        version = Version(name, str(found.version), found.run_id, found.tags)
+        with stored_files(version.uri) as folder:
+            place = client.get_model_version_download_uri(name, version.version)
+            check_digest(version, digests.of_folder(folder), place)
+            return mlflow.pyfunc.load_model(str(folder), model_config=model_config), version
     except MlflowException as error:
         raise InputError(f"{uri} cannot be loaded: {error.message}") from None
+    except OSError as error:
+        raise InputError(f"{uri} cannot be loaded: {error}") from None
+
+
+def check_digest(version: Version, digest: str, place: str) -> None:
+    """Compare the digest of a version's files with the one it was registered with.
+
+    Raises:
+        InputError: they differ, or the version has none.
+    """
+    expected = version.tags.get(DIGEST)
+    if expected is None:
+        raise InputError(
+            f"{version.uri} has no tag {DIGEST}, so its files in {place} cannot be verified: it "
+            f"was registered before versions had one. Train it again, or, if you trust these "
+            f"files, set its tag {DIGEST} to {digest}."
+        )
+    if digest != expected:
+        raise InputError(
+            f"{version.uri} is not loaded: its files in {place} are not what was registered "
+            f"(SHA-256 {digest}, expected {expected}). Restore them from a backup, or train the "
+            f"model again."
+        )
 
 
 def provenance() -> dict[str, str]:

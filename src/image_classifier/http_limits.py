@@ -1,0 +1,333 @@
+"""What stands between the network and MLflow's scoring server: limits, time-outs, plain errors."""
+
+import asyncio
+import json
+import logging
+from asyncio import TimerHandle, timeout
+from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from image_classifier import invocation
+from image_classifier.config import Serving
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+METHODS = {"/invocations": "POST", "/ping": "GET", "/health": "GET", "/version": "GET"}
+CODES = {
+    400: "BAD_REQUEST",
+    404: "ENDPOINT_NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    413: "REQUEST_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    500: "INTERNAL_ERROR",
+}
+BLOCK = 64 * 1024  # bytes in which the memory for bodies is dealt out
+LONGEST_MESSAGE = 500
+LINGER_SECONDS = 2  # a refused body is thrown away that long, so that the client reads the answer
+
+logger = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """A request that is answered with an error status; the text says what was expected."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        """Take the status, the message, and headers to add to the answer."""
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+
+
+class Disconnected(Exception):
+    """The client went away."""
+
+
+class LimitedApp:
+    """An ASGI application around another one, which only gets what keeps the limits."""
+
+    def __init__(self, app: App, limits: Serving) -> None:
+        """Take MLflow's application and the limits."""
+        self.app = app
+        self.limits = limits
+        at_once = limits.maximum_requests_at_once
+        self.turns = asyncio.Semaphore(at_once)
+        # Not a turn for each body while it is read: a few slow clients would have them all.
+        self.room = asyncio.Semaphore(at_once * -(-limits.maximum_body_bytes // BLOCK))
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        body = Body(receive, self.limits, self.room)
+        try:
+            content = await self._answer(scope, body)
+        except Disconnected:
+            return
+        except Refusal as refusal:
+            await respond(send, refusal.status, error(refusal), refusal.headers, body)
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            failed = Refusal(500, "The server failed on this request; its log says why.")
+            await respond(send, 500, error(failed), {}, body)
+        else:
+            await respond(send, 200, content, {}, body)
+        finally:
+            body.release()
+
+    async def _answer(self, scope: Message, body: "Body") -> bytes:
+        method = METHODS.get(scope["path"])
+        if method is None:
+            known = ", ".join(f"{method} {path}" for path, method in METHODS.items())
+            raise Refusal(404, f"There is nothing here; there is {known}.")
+        if scope["method"] != method:
+            raise Refusal(405, f"{scope['path']} takes {method} only.", {"allow": method})
+        if method == "GET":
+            body.whole = True  # what there may be of it is not waited for
+            return await self._call(scope, b"")
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise Refusal(415, "Send JSON, with the header Content-Type: application/json.")
+        await body.read(int(headers.get(b"content-length", 0)))
+        gone = asyncio.ensure_future(body.receive())  # comes back when the client goes
+        try:
+            await self._wait(self.turns)
+            try:
+                if gone.done():
+                    raise Disconnected
+                found = await asyncio.to_thread(
+                    invocation.problem, body.content, self.limits.maximum_images
+                )
+                if found:
+                    raise Refusal(400, found)
+                return await self._call(scope, bytes(body.content))
+            finally:
+                self.turns.release()
+        finally:
+            gone.cancel()
+
+    async def _wait(self, turns: asyncio.Semaphore) -> None:
+        try:
+            async with timeout(self.limits.queue_seconds):
+                await turns.acquire()
+        except TimeoutError:
+            raise busy(self.limits) from None
+
+    async def _call(self, scope: Message, content: bytes) -> bytes:
+        """Return the inner application's answer.
+
+        Raises:
+            Refusal: it refused the request.
+            RuntimeError: it failed.
+        """
+        messages: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+        status, answer = 500, bytearray()
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop()
+            await asyncio.Event().wait()  # the client stays until it has its answer
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            answer.extend(message.get("body", b""))
+
+        await self.app(scope, receive, send)
+        if status >= 500:
+            raise RuntimeError(f"status {status}: {answer[:LONGEST_MESSAGE].decode()}")
+        if status >= 400:
+            raise Refusal(status, plain_message(bytes(answer)))
+        return bytes(answer)
+
+
+class Body:
+    """The body of one request, which takes its memory from what all requests have together."""
+
+    def __init__(self, receive: Receive, limits: Serving, room: asyncio.Semaphore) -> None:
+        """Take where it comes from, the limits, and the blocks of memory left."""
+        self.receive = receive
+        self.limits = limits
+        self.room = room
+        self.blocks = 0
+        self.content = bytearray()
+        self.whole = False
+
+    async def read(self, announced: int) -> None:
+        """Read it into `content`.
+
+        Args:
+            announced: Its length in bytes, as the header says, or 0.
+
+        Raises:
+            Refusal: it is too large or too slow, or there was no memory left for too long.
+            Disconnected: the client went away.
+        """
+        largest = self.limits.maximum_body_bytes
+        too_large = Refusal(413, f"A body can have {largest} bytes: send fewer images at once.")
+        if announced > largest:
+            raise too_large
+        try:
+            async with timeout(self.limits.read_seconds) as deadline:
+                while not self.whole:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise Disconnected
+                    self.content += message["body"]
+                    if len(self.content) > largest:
+                        raise too_large
+                    self.whole = not message["more_body"]
+                    await self._take_room(deadline)
+        except TimeoutError:
+            raise Refusal(
+                408, f"The body did not come within {self.limits.read_seconds} seconds."
+            ) from None
+
+    async def _take_room(self, deadline: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        while self.blocks * BLOCK < len(self.content):
+            if self.room.locked():  # the others' fault: this does not count as the client's time
+                started, when = loop.time(), deadline.when() or 0
+                deadline.reschedule(None)
+                try:
+                    async with timeout(self.limits.queue_seconds):
+                        await self.room.acquire()
+                except TimeoutError:
+                    raise busy(self.limits) from None
+                deadline.reschedule(when + loop.time() - started)
+            else:
+                await self.room.acquire()
+            self.blocks += 1
+
+    async def throw_away(self) -> None:
+        """Read what is left for a moment, and forget it."""
+        self.release()
+        try:
+            async with timeout(LINGER_SECONDS):
+                while (await self.receive()).get("more_body"):
+                    pass
+        except TimeoutError:
+            pass
+
+    def release(self) -> None:
+        """Give its memory back."""
+        self.content = bytearray()
+        for _ in range(self.blocks):
+            self.room.release()
+        self.blocks = 0
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with a limit on how long a client takes to send headers or to read.
+
+    The limit is uvicorn's for idle connections, `timeout_keep_alive`.
+    """
+
+    timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for headers."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of the headers, unless a request is being answered."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_timer()
+        elif self.timer is None:
+            self._start_timer()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that does not read its answers."""
+        super().pause_writing()
+        self._start_timer()
+
+    def resume_writing(self) -> None:
+        """Stop waiting for it."""
+        super().resume_writing()
+        self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what was wrong as JSON, then close the connection."""
+        self._refuse(Refusal(400, msg))
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self.timer = self.loop.call_later(self.timeout_keep_alive, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _too_slow(self) -> None:
+        seconds = self.timeout_keep_alive
+        self._refuse(Refusal(408, f"The headers did not come within {seconds} seconds."))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            content = error(refusal)
+            headers = headers_of(content, {"connection": "close"})
+            reason = HTTPStatus(refusal.status).phrase.encode()
+            response = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+            for event in (response, h11.Data(data=content), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+
+async def respond(
+    send: Send, status: int, content: bytes, headers: dict[str, str], body: Body
+) -> None:
+    """Send an answer; the connection is closed where the body of the request was not read."""
+    if not body.whole:
+        headers = headers | {"connection": "close"}
+    start = {"type": "http.response.start", "status": status}
+    await send(start | {"headers": headers_of(content, headers)})
+    await send({"type": "http.response.body", "body": content, "more_body": not body.whole})
+    if not body.whole:
+        await body.throw_away()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def headers_of(content: bytes, others: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer in JSON."""
+    all_headers = {"content-type": "application/json", "content-length": str(len(content))} | others
+    return [(name.encode(), value.encode()) for name, value in all_headers.items()]
+
+
+def error(refusal: Refusal) -> bytes:
+    """Return a refusal as the JSON that MLflow's own errors are."""
+    code = CODES.get(refusal.status, "BAD_REQUEST")
+    return json.dumps({"error_code": code, "message": str(refusal)}).encode()
+
+
+def busy(limits: Serving) -> Refusal:
+    """Return the refusal of a request that waited too long for its turn."""
+    seconds = limits.queue_seconds
+    message = f"The server is busy: this request waited {seconds} seconds. Send it again later."
+    return Refusal(429, message, {"retry-after": str(seconds)})
+
+
+def plain_message(answer: bytes) -> str:
+    """Return the message of MLflow's error without the data that MLflow puts before it."""
+    try:
+        message = str(json.loads(answer)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = answer[:LONGEST_MESSAGE].decode(errors="replace")
+    return message.rpartition("\nError: ")[2][:LONGEST_MESSAGE]

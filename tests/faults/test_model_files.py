@@ -1,0 +1,276 @@
+"""Stored model files: verified before they run, and nothing in them that only Python can read."""
+
+import hashlib
+import io
+import json
+import marshal
+import os
+import pickle
+import pickletools
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from conftest import Project, copy_of
+from image_classifier import tracking
+from image_classifier.errors import InputError
+
+NAME = "synthetic-xray-classifier"
+MODEL = f"models:/{NAME}@champion"
+SERVE = [sys.executable, "-m", "image_classifier.serve"]
+
+
+@pytest.fixture
+def stored(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Path]]:
+    """A copy of a project that ran, and the folder of its stored model."""
+    copy = copy_of(project, tmp_path / "project")
+    (manifest,) = (copy.folder / "mlartifacts").rglob("MLmodel")
+    yield copy, manifest.parent
+
+
+def change_weights(folder: Path) -> None:
+    weights = folder / "artifacts" / "model" / "model.keras"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+
+
+def change_code(folder: Path) -> None:
+    code = folder / "serving.py"
+    code.write_text("print('THIS RAN')\n" + code.read_text())
+
+
+def change_package(folder: Path) -> None:
+    package = folder / "code" / "image_classifier" / "images.py"
+    package.write_text("print('THIS RAN')\n" + package.read_text())
+
+
+def add_a_module(folder: Path) -> None:
+    (folder / "code" / "pandas.py").write_text("print('THIS RAN')\n")
+
+
+def add_a_link(folder: Path) -> None:
+    (folder / "code" / "more").symlink_to(folder / "code" / "image_classifier")
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "artifacts" / "model" / "classifier.json").unlink()
+
+
+def cut_a_file(folder: Path) -> None:
+    os.truncate(folder / "artifacts" / "model" / "model.keras", 1000)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        change_weights,
+        change_code,
+        change_package,
+        add_a_module,
+        add_a_link,
+        lose_a_file,
+        cut_a_file,
+    ],
+)
+def test_a_version_whose_files_changed_is_not_loaded(
+    stored: tuple[Project, Path],
+    harm: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    project, folder = stored
+    harm(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
+    with pytest.raises(InputError, match=f"models:/{NAME}/1 is not loaded.*{folder}"):
+        tracking.load_classifier(MODEL)
+    assert "THIS RAN" not in capfd.readouterr().out
+
+
+def test_predict_refuses_changed_files_in_plain_words(stored: tuple[Project, Path]):
+    project, folder = stored
+    change_weights(folder)
+    picture = str(next((project.folder / "data").rglob("*.jpg")))
+    output = project.module("predict", picture, code=1)
+    assert f"models:/{NAME}/1 is not loaded" in output
+    assert str(folder) in output
+    assert "Traceback" not in output
+
+
+def test_the_server_does_not_start_on_changed_files(stored: tuple[Project, Path]):
+    project, folder = stored
+    change_code(folder)
+    output = project.module("serve", code=1)
+    assert f"models:/{NAME}/1 is not loaded" in output
+    assert "THIS RAN" not in output
+    assert "Traceback" not in output
+
+
+def test_bytecode_in_the_store_is_never_run(
+    stored: tuple[Project, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    project, folder = stored
+    source = folder / "serving.py"
+    facts = source.stat()
+    code = compile("print('THIS RAN')\n" + source.read_text(), str(source), "exec")
+    # bytecode that Python would take for this source: of the same time and size
+    numbers = [0, int(facts.st_mtime), facts.st_size]
+    head = MAGIC_NUMBER + b"".join(number.to_bytes(4, "little") for number in numbers)
+    compiled = folder / "__pycache__" / f"serving.{sys.implementation.cache_tag}.pyc"
+    compiled.parent.mkdir(exist_ok=True)
+    compiled.write_bytes(head + marshal.dumps(code))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
+    assert tracking.load_classifier(MODEL).settings.classes == ["NORMAL", "COVID19"]
+    assert "THIS RAN" not in capfd.readouterr().out
+
+
+def test_a_version_without_a_digest_is_refused_and_can_be_given_one(
+    stored: tuple[Project, Path], monkeypatch: pytest.MonkeyPatch
+):
+    project, _ = stored
+    client = mlflow.MlflowClient(project.store)
+    digest = client.get_model_version(NAME, "1").tags["model_sha256"]
+    client.delete_model_version_tag(NAME, "1", "model_sha256")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
+    with pytest.raises(InputError, match=f"no tag model_sha256.*set its tag .* to {digest}"):
+        tracking.load_classifier(MODEL)
+    client.set_model_version_tag(NAME, "1", "model_sha256", digest)
+    assert tracking.load_classifier(f"models:/{NAME}/1").settings.height == 48
+
+
+@pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])
+def test_another_address_than_a_registered_version_is_refused(address: str):
+    with pytest.raises(InputError, match="models:/NAME/VERSION or models:/NAME@ALIAS"):
+        tracking.load_classifier(address)
+
+
+def test_mlflows_own_server_refuses_damaged_weights(stored: tuple[Project, Path]):
+    project, folder = stored
+    change_weights(folder)
+    code = f"import mlflow; mlflow.pyfunc.load_model({str(folder)!r})"
+    output = project.run(sys.executable, "-c", code, code=1)
+    assert "model.keras is damaged" in output
+
+
+def test_nothing_that_is_stored_is_a_pickle(project: Project):
+    files = [path for path in (project.folder / "mlartifacts").rglob("*") if path.is_file()]
+    assert len([path for path in files if path.name == "model.keras"]) == 1
+    found = [
+        f"{path}: {name}" for path in files for name, data in contents(path) if is_pickle(data)
+    ]
+    assert found == []
+
+
+def contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield a file's name and bytes, and of an archive those of its members."""
+    data = path.read_bytes()
+    yield path.name, data
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                yield name, archive.read(name)
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether the bytes are a whole pickle, of any protocol."""
+    try:
+        operations = [operation.name for operation, _, _ in pickletools.genops(data)]
+    except Exception:
+        return False
+    # a text can look like one of a few operations; a pickle that does something has more
+    return operations[-1:] == ["STOP"] and (operations[0] == "PROTO" or len(operations) > 2)
+
+
+def test_pickles_are_seen(tmp_path: Path):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "x.zip").unlink(missing_ok=True)
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("weights.bin", pickle.dumps({"a": [1, 2]}, protocol))
+        assert any(is_pickle(data) for _, data in contents(tmp_path / "x.zip"))
+
+
+def test_the_models_settings_hold_the_digest_of_its_weights(project: Project):
+    folder = project.folder / "build" / "train" / "model"
+    digest = hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest()
+    assert json.loads((folder / "classifier.json").read_text())["weights_sha256"] == digest
+
+
+def test_the_servers_limits_are_no_part_of_a_training(project: Project):
+    client = mlflow.MlflowClient(project.store)
+    run = client.get_run(project.read("build/train/run.json")["run_id"])
+    assert not [name for name in run.data.params if name.startswith("serving")]
+    before = (project.folder / "params.yaml").read_text()
+    (project.folder / "params.yaml").write_text(before.replace("images: 64", "images: 9"))
+    try:
+        assert "up to date" in project.run("dvc", "status")
+    finally:
+        (project.folder / "params.yaml").write_text(before)
+
+
+def test_help_is_there_without_tensorflow_or_mlflow(project: Project):
+    code = (
+        "import runpy, sys; sys.argv = ['serve', '--help']\n"
+        "try: runpy.run_module('image_classifier.serve', run_name='__main__')\n"
+        "except SystemExit: print({'tensorflow', 'mlflow'} & set(sys.modules))"
+    )
+    output = project.run(sys.executable, "-c", code)
+    assert "--port" in output
+    assert "set()" in output
+
+
+def test_a_taken_port_is_one_clear_line(project: Project):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        output = project.module("serve", "--port", port, code=1)
+    assert output.strip().splitlines() == [
+        f"serve: 127.0.0.1:{port} cannot be opened: Address already in use. "
+        f"Give another --port or --host."
+    ]
+
+
+@pytest.mark.slow
+def test_limits_that_refuse_the_models_own_example_are_told_at_start(
+    stored: tuple[Project, Path],
+):
+    project, _ = stored
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("body_bytes: 33554432", "body_bytes: 100"))
+    output = project.module("serve", "--port", "0", code=1)
+    assert "A body can have 100 bytes" in output
+    assert "section serving of params.yaml" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_a_signal_ends_the_server_without_a_word(
+    stored: tuple[Project, Path], sent: signal.Signals
+):
+    project, _ = stored
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*SERVE, "--port", str(port)], cwd=project.folder, text=True,
+        env=project.environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    line = process.stdout.readline()
+    assert line.startswith(f"Serving models:/{NAME}/1 on http://127.0.0.1:{port}: at most 64 ")
+    with socket.create_connection(("127.0.0.1", port)) as idle:
+        idle.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        process.send_signal(sent)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (output, "Traceback" in errors) == ("", False)
