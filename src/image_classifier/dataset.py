@@ -198,6 +198,7 @@ def count(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]
 
 def write_manifest(rows: list[ImageRow], path: Path = paths.MANIFEST) -> None:
     """Write the manifest, one row per image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(
             file, [field.name for field in fields(ImageRow)], lineterminator="\n"
