@@ -260,17 +260,16 @@ def load_prepared(config: Config) -> PreparedDataset:
     Raises:
         InputError: a stage has not run, or ran with other settings than `config` has.
     """
-    records = {}
-    for path in (paths.FETCHED, paths.SPLIT, paths.PREPARED):
-        if not path.is_file():
-            raise InputError(f"{path} not found: run `dvc repro prepare`.")
-        records[path] = json.loads(path.read_text())
+    settings = dict[str, Any]
+    fetched = read_record(paths.FETCHED, "prepare", settings=settings, digest=str)
+    split = read_record(paths.SPLIT, "prepare", settings=settings, classes=list[str])
+    prepared = read_record(paths.PREPARED, "prepare", settings=settings, manifest_digest=str)
     current = flatten(config)
     changed = [
-        f"{key} is {current[key]!r}, prepared with {value!r}"
-        for record in records.values()
+        f"{key} is {current.get(key)!r}, prepared with {value!r}"
+        for record in (fetched, split, prepared)
         for key, value in record["settings"].items()
-        if current[key] != value
+        if current.get(key) != value
     ]
     if changed:
         raise InputError(
@@ -279,17 +278,17 @@ def load_prepared(config: Config) -> PreparedDataset:
             + ". Changes of the data go through the whole pipeline: `dvc exp run -S …`."
         )
     digest = manifest_digest()
-    if records[paths.PREPARED]["manifest_digest"] != digest:
+    if prepared["manifest_digest"] != digest:
         raise InputError(f"{paths.MANIFEST} changed since prepare: run `dvc repro prepare`.")
     rows = read_manifest()
-    classes = records[paths.SPLIT]["classes"]
+    classes = split["classes"]
     dataset = PreparedDataset(
         rows=rows,
         images_file=paths.IMAGES,
         labels=np.array([classes.index(row.label) for row in rows], dtype=np.int64),
         classes=classes,
         digest=digest,
-        source={key: records[paths.FETCHED][key] for key in ("source", "commit", "digest")},
+        source={key: fetched[key] for key in ("source", "commit", "digest")},
     )
     try:
         complete = dataset.images.shape == (len(rows), *config.image.shape)

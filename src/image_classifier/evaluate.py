@@ -29,8 +29,7 @@ from sklearn.metrics import (
 from image_classifier import external_sets, metrics, model_card, paths, plots, probes
 from image_classifier.command_line import run_stage
 from image_classifier.config import Config
-from image_classifier.dataset import PreparedDataset, load_prepared
-from image_classifier.errors import InputError
+from image_classifier.dataset import PreparedDataset, load_prepared, read_record
 from image_classifier.metrics import Floats, Integers, Measured
 
 if TYPE_CHECKING:
@@ -51,10 +50,9 @@ def evaluate(config: Config) -> None:
     """
     dataset = load_prepared(config)
     external_sets.check(config)
-    run_file = paths.TRAIN / paths.RUN
-    if not run_file.is_file():
-        raise InputError(f"{run_file} not found: run `dvc repro train`.")
-    run = json.loads(run_file.read_text())
+    run = read_record(
+        paths.TRAIN / paths.RUN, "train", run_id=str, name=str, version=str, unfinished=str
+    )
 
     # TensorFlow and MLflow take seconds to import: bad input does without
     from image_classifier import decision, resume, tracking

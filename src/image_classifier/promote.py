@@ -23,7 +23,7 @@ from image_classifier import config as configuration
 from image_classifier import paths
 from image_classifier.command_line import explain
 from image_classifier.config import Config, Promotion
-from image_classifier.dataset import ImageRow, manifest_digest, read_manifest
+from image_classifier.dataset import ImageRow, manifest_digest, read_manifest, read_record
 from image_classifier.errors import InputError
 from image_classifier.images import UnreadableImage
 from image_classifier.metrics import RESAMPLES, percentiles, resample
@@ -49,9 +49,9 @@ def promote(config: Config) -> None:
     Raises:
         InputError: evaluate has not run on these images, or the MLflow store lacks the version.
     """
-    if not paths.EVALUATED.is_file():
-        raise InputError(f"{paths.EVALUATED} not found: run `dvc repro evaluate`.")
-    evaluated = json.loads(paths.EVALUATED.read_text())
+    evaluated = read_record(
+        paths.EVALUATED, "evaluate", name=str, version=str, manifest_digest=str, shortcuts=list[str]
+    )
     if evaluated["manifest_digest"] != manifest_digest():
         raise InputError(f"{paths.MANIFEST} changed since evaluate: run `dvc repro evaluate`.")
     from image_classifier import tracking  # imports MLflow
