@@ -67,8 +67,9 @@ def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
     model.layers[-1].set_weights([np.full((3, 1), 30.0), np.array([-90.0 * limit])])
     folder = Path("model")
     chosen = classifier.Settings(["NORMAL", "COVID19"], 0.5, 1.0, 8, 8, 3, "")
-    classifier.write_settings(folder, chosen)
+    folder.mkdir(exist_ok=True)
     model.save(folder / classifier.WEIGHTS)
+    classifier.write_settings(folder, chosen)  # after the weights, whose digest goes with them
     rows = read_manifest()
     np.save("images.npy", np.zeros((len(rows), 8, 8, 3), np.uint8))
     dataset = PreparedDataset(

@@ -174,7 +174,10 @@ class Classifier:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
-    """Write the settings beside the weights, with the SHA-256 of these, if they are there."""
+    """Write the settings beside the weights, with the SHA-256 of these.
+
+    A model is served only if its settings were written after its weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     digest = digests.of_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else ""
     settings = replace(settings, weights_sha256=digest)
