@@ -194,7 +194,10 @@ def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
     assert f"accuracy {accuracy:.4f}" in output
     assert max(map(len, output.splitlines())) < 125
     assert "synthetic" in output
-    assert "mlflow models serve -m models:/synthetic-xray-classifier@champion" in output
+    assert (
+        "python -m image_classifier.serve --model models:/synthetic-xray-classifier@champion"
+        in output
+    )
     assert "params.yaml is not what conf/ composes" in output  # it is shrunk
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 from asyncio import TimerHandle, timeout
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -30,7 +31,9 @@ CODES = {
     429: "REQUEST_LIMIT_EXCEEDED",
     500: "INTERNAL_ERROR",
 }
-BLOCK = 64 * 1024  # bytes in which the memory for bodies is dealt out
+BLOCK = 64 * 1024  # bytes in which the memory for small bodies is dealt out
+SMALL = 2**20  # bytes of a body up to which it is small: most are one image
+SMALL_BLOCKS = 1024  # for all small bodies together: 64 MiB
 LONGEST_MESSAGE = 500
 LINGER_SECONDS = 2  # a refused body is thrown away that long, so that the client reads the answer
 
@@ -60,8 +63,7 @@ class LimitedApp:
         self.limits = limits
         at_once = limits.maximum_requests_at_once
         self.turns = asyncio.Semaphore(at_once)
-        # Not a turn for each body while it is read: a few slow clients would have them all.
-        self.room = asyncio.Semaphore(at_once * -(-limits.maximum_body_bytes // BLOCK))
+        self.room = Room(at_once)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -149,15 +151,49 @@ class LimitedApp:
         return bytes(answer)
 
 
+class Room:
+    """The memory for the bodies of all requests: for many small ones, and for a few large ones.
+
+    Not turns for whole requests, or a few slow clients would have them all: those who send large
+    bodies slowly only hold up each other.
+    """
+
+    def __init__(self, large: int) -> None:
+        """Take how many large bodies there may be at once."""
+        self.small = asyncio.Semaphore(SMALL_BLOCKS)
+        self.large = asyncio.Semaphore(large)
+        self.dealing = asyncio.Lock()
+
+    async def take_small(self, size: int) -> list[asyncio.Semaphore]:
+        """Wait for room for so many bytes, all of it; return what to release afterwards."""
+        taken: list[asyncio.Semaphore] = []
+        try:
+            # one at a time, or several could each have half of what they need, and wait for ever
+            async with self.dealing:
+                for _ in range(-(-size // BLOCK)):
+                    await self.small.acquire()
+                    taken.append(self.small)
+        except BaseException:
+            for semaphore in taken:
+                semaphore.release()
+            raise
+        return taken
+
+    async def take_large(self) -> list[asyncio.Semaphore]:
+        """Wait for the room of the largest body; return what to release afterwards."""
+        await self.large.acquire()
+        return [self.large]
+
+
 class Body:
     """The body of one request, which takes its memory from what all requests have together."""
 
-    def __init__(self, receive: Receive, limits: Serving, room: asyncio.Semaphore) -> None:
-        """Take where it comes from, the limits, and the blocks of memory left."""
+    def __init__(self, receive: Receive, limits: Serving, room: Room) -> None:
+        """Take where it comes from, the limits, and the memory of all."""
         self.receive = receive
         self.limits = limits
         self.room = room
-        self.blocks = 0
+        self.taken: list[asyncio.Semaphore] = []
         self.content = bytearray()
         self.whole = False
 
@@ -175,6 +211,10 @@ class Body:
         too_large = Refusal(413, f"A body can have {largest} bytes: send fewer images at once.")
         if announced > largest:
             raise too_large
+        small = announced <= SMALL  # as long as its length is not known, too
+        take = partial(self.room.take_small, announced or SMALL) if small else self.room.take_large
+        await self._take(take)
+        loop = asyncio.get_running_loop()
         try:
             async with timeout(self.limits.read_seconds) as deadline:
                 while not self.whole:
@@ -185,27 +225,25 @@ class Body:
                     if len(self.content) > largest:
                         raise too_large
                     self.whole = not message["more_body"]
-                    await self._take_room(deadline)
+                    if small and len(self.content) > SMALL:
+                        small, seconds = False, (deadline.when() or 0) - loop.time()
+                        deadline.reschedule(None)  # others hold it up: that is not its own time
+                        await self._take(self.room.take_large)
+                        deadline.reschedule(loop.time() + seconds)
         except TimeoutError:
             raise Refusal(
                 408, f"The body did not come within {self.limits.read_seconds} seconds."
             ) from None
 
-    async def _take_room(self, deadline: asyncio.Timeout) -> None:
-        loop = asyncio.get_running_loop()
-        while self.blocks * BLOCK < len(self.content):
-            if self.room.locked():  # the others' fault: this does not count as the client's time
-                started, when = loop.time(), deadline.when() or 0
-                deadline.reschedule(None)
-                try:
-                    async with timeout(self.limits.queue_seconds):
-                        await self.room.acquire()
-                except TimeoutError:
-                    raise busy(self.limits) from None
-                deadline.reschedule(when + loop.time() - started)
-            else:
-                await self.room.acquire()
-            self.blocks += 1
+    async def _take(self, take: Callable[[], Awaitable[list[asyncio.Semaphore]]]) -> None:
+        """Take room instead of what it has."""
+        try:
+            async with timeout(self.limits.queue_seconds):
+                taken = await take()
+        except TimeoutError:
+            raise busy(self.limits) from None
+        self._release()
+        self.taken = taken
 
     async def throw_away(self) -> None:
         """Read what is left for a moment, and forget it."""
@@ -220,9 +258,12 @@ class Body:
     def release(self) -> None:
         """Give its memory back."""
         self.content = bytearray()
-        for _ in range(self.blocks):
-            self.room.release()
-        self.blocks = 0
+        self._release()
+
+    def _release(self) -> None:
+        for semaphore in self.taken:
+            semaphore.release()
+        self.taken = []
 
 
 class TimedProtocol(H11Protocol):

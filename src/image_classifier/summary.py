@@ -38,7 +38,7 @@ def summary(settings: Config) -> None:
 Activate    source .venv/bin/activate
 Look        mlflow ui                       then http://127.0.0.1:5000
 Compare     dvc exp show                    or select runs in the MLflow UI
-Serve       mlflow models serve -m {uri} --env-manager local
+Serve       python -m image_classifier.serve --model {uri}
 Predict     python -m image_classifier.predict data/test --model {uri}
 Try         dvc exp run -S model=article""")
     if settings != config.from_hydra(config.compose()):
