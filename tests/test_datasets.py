@@ -40,7 +40,7 @@ def test_ones_own_images_replace_the_embedded_ones(
                             "training.epochs=1")  # fmt: skip
     (project.folder / "params.yaml").write_text(params)
     project.commit()
-    project.run("dvc", "repro")
+    project.run("dvc", "repro", "prepare")
     assert project.read("build/split/split.json")["classes"] == ["blue, dark", "green", "red"]
     assert project.run("git", "ls-files", "data") == ""
     assert project.run("git", "check-ignore", "data").strip() == "data"

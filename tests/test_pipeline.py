@@ -80,7 +80,7 @@ def test_the_run_has_every_hyperparameter(project: Project):
     params = run_of(project).data.params
     settings = config.flatten(config.load(project.folder / "params.yaml"))
     for key, value in settings.items():
-        if not key.startswith(("evaluation", "promotion")):
+        if not key.startswith(("evaluation", "promotion", "serving")):
             assert params[key] == str(value), key
 
 
@@ -209,7 +209,7 @@ def test_stages_that_do_not_train_load_neither_tensorflow_nor_mlflow(project: Pr
     )
     for stage in ("split", "prepare"):
         project.run(sys.executable, "-c", code.format(stage))
-    for module in ("train", "predict", "fetch", "evaluate", "promote"):
+    for module in ("train", "predict", "serve", "fetch", "evaluate", "promote"):
         command = [sys.executable, "-X", "importtime", "-m", f"image_classifier.{module}"]
         imports = project.run(*command, "--help")
         assert not re.search(r"\| +(tensorflow|keras|mlflow)$", imports, re.MULTILINE), module
@@ -250,9 +250,8 @@ def test_a_size_that_was_prepared_before_is_not_decoded_again(changed: Project):
 
 def test_experiments_leave_their_runs_in_the_one_store(changed: Project):
     small = [word for override in SHRUNK for word in ("-S", override)]
-    rates = "optimizer.learning_rate=0.01,0.02"
     changed.commit()
-    changed.run("dvc", "exp", "run", "--queue", *small, "-S", rates)
+    changed.run("dvc", "exp", "run", "--queue", *small, "-S", "optimizer.learning_rate=0.01")
     changed.run("dvc", "exp", "run", "--run-all")
     listed = changed.run("dvc", "exp", "list", "--name-only").split()
     runs = mlflow.MlflowClient(changed.store).search_runs(["1"])
@@ -260,15 +259,11 @@ def test_experiments_leave_their_runs_in_the_one_store(changed: Project):
         run.data.tags["dvc.exp_name"]: run for run in runs if "dvc.exp_name" in run.data.tags
     }
     assert set(experiments) == set(listed)
-    assert {run.data.params["optimizer.learning_rate"] for run in experiments.values()} == {
-        "0.01",
-        "0.02",
-    }
-    assert all("test_accuracy" in run.data.metrics for run in experiments.values())
+    (queued,) = experiments.values()
+    assert queued.data.params["optimizer.learning_rate"] == "0.01"
+    assert "test_accuracy" in queued.data.metrics
     assert len({run.info.run_name for run in runs}) == len(runs)
 
     # the same settings again: DVC brings back the model, which names its existing run
     changed.run("dvc", "exp", "run", *small, "-S", "optimizer.learning_rate=0.01")
-    again = changed.read("build/train/run.json")["run_id"]
-    assert run_of(changed).data.params["optimizer.learning_rate"] == "0.01"
-    assert again in {run.info.run_id for run in runs}
+    assert changed.read("build/train/run.json")["run_id"] == queued.info.run_id

@@ -99,7 +99,7 @@ def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
     runs = children(swept, parent_of(output))
     done = [run for run in runs if run.info.status == "FINISHED"]
     assert sorted(run.data.params["training.seed"] for run in done) == ["10", "11", "12"]
-    assert [run.info.status for run in runs if run not in done] == ["KILLED"]
+    assert len(runs) == 3  # the job that was killed went on in its run
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,13 @@ from conftest import ROOT, SHRUNK, Project, new_project
 
 NAME = "pictures-classifier"
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))),
-    reason="PostgreSQL is not installed; it is no Python package: apt-get install postgresql",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))),
+        reason="PostgreSQL is not installed; it is no Python package: apt-get install postgresql",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -217,13 +217,13 @@ class Promotion(Section):
 class Serving(Section):
     """What the HTTP server takes from its clients; the limits on images go with a stored model."""
 
-    maximum_body_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
-    maximum_images: Annotated[int, Field(ge=1)] = 64
-    maximum_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
-    maximum_pixels: Annotated[int, Field(ge=1)] = 25_000_000
-    maximum_requests_at_once: Annotated[int, Field(ge=1)] = 4
-    queue_seconds: Annotated[int, Field(ge=1)] = 10
-    read_seconds: Annotated[int, Field(ge=1)] = 20
+    maximum_body_bytes: Annotated[int, Field(ge=1, le=2**30)] = 32 * 2**20
+    maximum_images: Annotated[int, Field(ge=1, le=10_000)] = 64
+    maximum_image_bytes: Annotated[int, Field(ge=1, le=2**30)] = 16 * 2**20
+    maximum_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = 25_000_000
+    maximum_requests_at_once: Annotated[int, Field(ge=1, le=1024)] = 4
+    queue_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
+    read_seconds: Annotated[int, Field(ge=1, le=3600)] = 20
 
     @property
     def of_images(self) -> dict[str, int]:
