@@ -45,9 +45,11 @@ bench: install ## measure against the article's way, on DATASET=folder of images
 reproduce: install ## repeat the MLflow run RUN=id, and compare weights and metrics
 	python -m image_classifier.reproduce "$(RUN)"
 
-params: install ## write params.yaml from conf/
+params: install ## write params.yaml, and the reference of all settings, from conf/
 	python -m image_classifier.config > params.yaml.new
 	mv params.yaml.new params.yaml
+	python docs/configuration.py > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
 
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui

@@ -96,3 +96,10 @@ def test_the_articles_hyperparameters_are_the_article_model_and_the_defaults():
     assert (settings.training.epochs, settings.training.patience) == (30, 20)
     assert settings.training.batch_size == 32
     assert settings.training.monitor == "val_accuracy"
+
+
+def test_the_reference_of_all_settings_is_what_conf_and_the_types_say():
+    page = subprocess.run(
+        [sys.executable, ROOT / "docs/configuration.py"], capture_output=True, text=True, check=True
+    ).stdout
+    assert page == (ROOT / "docs/configuration.md").read_text(), "run `make params`"
