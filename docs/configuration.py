@@ -14,9 +14,9 @@ from image_classifier.config import CONF, Config, compose, flatten, from_hydra
 
 HEAD = """# Every setting
 
-Made by `make params` from `conf/` and the typed configuration; do not edit it. Give a setting on the
-command line, as in `dvc exp run -S training.epochs=20`, or choose a file of `conf/` for a whole
-section, as in `dvc exp run -S augmentation=crop`.
+Made by `make params` from `conf/` and the typed configuration; do not edit it. Give a setting on
+the command line, as in `dvc exp run -S training.epochs=20`, or choose a file of `conf/` for a
+whole section, as in `dvc exp run -S augmentation=crop`.
 """
 WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}
 
@@ -42,17 +42,21 @@ def kind(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     if entry.get("type") == "object":
         return "a section"
     words = WORDS[entry["type"]]
-    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to",
-              "exclusiveMaximum": "and below"}  # fmt: skip
-    return " ".join(
-        [words, *(f"{text} {entry[key]}" for key, text in bounds.items() if key in entry)]
-    )
+    bounds = {
+        "minimum": "from",
+        "exclusiveMinimum": "above",
+        "maximum": "to",
+        "exclusiveMaximum": "and below",
+    }
+    given = [f"{text} {entry[key]}" for key, text in bounds.items() if key in entry]
+    return " ".join([words, *given])
 
 
 def default_choices() -> dict[str, str]:
     """Return the file that conf/config.yaml chooses for each section, where it names one."""
-    listed = [entry for entry in OmegaConf.load(CONF / "config.yaml").defaults if entry != "_self_"]
-    return {section: str(file) for entry in listed for section, file in entry.items()}
+    main: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    choices = [entry for entry in main["defaults"] if entry != "_self_"]
+    return {section: str(file) for entry in choices for section, file in entry.items()}
 
 
 def comments(section: str, choice: str) -> dict[str, str]:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,7 +101,6 @@ def test_the_articles_hyperparameters_are_the_article_model_and_the_defaults():
 
 
 def test_the_reference_of_all_settings_is_what_conf_and_the_types_say():
-    page = subprocess.run(
-        [sys.executable, ROOT / "docs/configuration.py"], capture_output=True, text=True, check=True
-    ).stdout
+    command = [sys.executable, ROOT / "docs/configuration.py"]
+    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page == (ROOT / "docs/configuration.md").read_text(), "run `make params`"
