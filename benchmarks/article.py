@@ -6,8 +6,9 @@ from typing import Any
 import keras
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from image_classifier import config, models, paths
+from image_classifier import models, paths
 from image_classifier.dataset import PreparedDataset
+from image_classifier.schema import Config
 
 BATCH = 32
 SIZE = (200, 200)
@@ -42,7 +43,7 @@ def test_generator(classes: int) -> Any:
     )
 
 
-def model(settings: config.Config, dataset: PreparedDataset) -> keras.Model:
+def model(settings: Config, dataset: PreparedDataset) -> keras.Model:
     """Return the article's compiled CNN for the generator's images, which are rescaled already."""
     built = models.build(settings.model, settings.image.shape, len(dataset.classes))
     inputs = keras.Input(settings.image.shape)

@@ -13,9 +13,10 @@ import numpy as np
 from comparison import Row, compare, in_turn, seconds
 from PIL import Image
 
-from image_classifier import batches, config, paths
+from image_classifier import batches, paths
 from image_classifier.dataset import PreparedDataset
 from image_classifier.images import decode
+from image_classifier.schema import Config
 
 
 def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
@@ -38,7 +39,7 @@ def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
     return compare("prepare ÷ Pillow's full decode, as many threads", rounds, "images/s", "≥ 1.6")
 
 
-def measure_batches(settings: config.Config, dataset: PreparedDataset, repeats: int) -> Row:
+def measure_batches(settings: Config, dataset: PreparedDataset, repeats: int) -> Row:
     """Augmented batches without a model; the pipeline's start is not counted."""
     generator = article.generator("training", len(dataset.classes))
     ours = iter(

@@ -15,9 +15,10 @@ import keras
 import tensorflow as tf
 from comparison import Row, compare, in_turn
 
-from image_classifier import config, tracking, training
+from image_classifier import fitting, tracking
 from image_classifier.checkpoint import Progress
 from image_classifier.dataset import PreparedDataset
+from image_classifier.schema import Config
 
 EPOCHS = 3  # the first of each measurement is not counted: it starts the pipelines
 
@@ -49,7 +50,7 @@ def in_memory(dataset: PreparedDataset, split: Any) -> tf.data.Dataset:
 
 
 def measure_epochs(
-    settings: config.Config, dataset: PreparedDataset, repeats: int
+    settings: Config, dataset: PreparedDataset, repeats: int
 ) -> tuple[list[Row], float]:
     """Epochs of training and validation: ours, the same steps from memory, the article's way.
 
@@ -62,8 +63,8 @@ def measure_epochs(
         update={"training": settings.training.model_copy(update={"epochs": EPOCHS})}
     )
     folder = Path(tempfile.mkdtemp())
-    ours = training.compiled_model(settings, dataset)
-    pure = training.compiled_model(settings, dataset)
+    ours = fitting.compiled_model(settings, dataset)
+    pure = fitting.compiled_model(settings, dataset)
     theirs = article.model(settings, dataset)
     train, validation = in_memory(dataset, "train"), in_memory(dataset, "validation")
     generators = [
@@ -73,17 +74,17 @@ def measure_epochs(
     def fit_ours() -> float:
         clock = Clock()
 
-        class TimedLogger(training.EpochLogger):  # the last of fit's callbacks
+        class TimedLogger(fitting.EpochLogger):  # the last of fit's callbacks
             def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
                 super().on_epoch_end(epoch, logs)
                 clock.on_epoch_end(epoch)
 
-        original = training.EpochLogger
-        training.EpochLogger = TimedLogger  # type: ignore[misc]
+        original = fitting.EpochLogger
+        fitting.EpochLogger = TimedLogger  # type: ignore[misc]
         try:
-            training.fit(ours, settings, dataset, folder, Progress(), run_id)
+            fitting.fit(ours, settings, dataset, folder, Progress(), run_id)
         finally:
-            training.EpochLogger = original  # type: ignore[misc]
+            fitting.EpochLogger = original  # type: ignore[misc]
         return clock.seconds_per_epoch()
 
     def fit_pure() -> float:

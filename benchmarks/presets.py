@@ -22,12 +22,14 @@ from image_classifier import (
     checkpoint,
     classifier,
     config,
+    fitting,
     metrics,
     probes,
     training,
 )
-from image_classifier.config import CONF, Config
+from image_classifier.config import CONF
 from image_classifier.dataset import PreparedDataset, load_prepared
+from image_classifier.schema import Config
 
 GREY = 128  # stands where the border or the middle is hidden
 RIM = probes.RIM / probes.SIDE
@@ -52,9 +54,9 @@ def measure(settings: Config, dataset: PreparedDataset, work: Path) -> list[floa
     inside = middle(only_border)
     no_border[inside] = only_border[inside]
     only_border[inside] = GREY
-    model = training.compiled_model(settings, dataset)
+    model = fitting.compiled_model(settings, dataset)
     progress = checkpoint.Progress()
-    training.fit(model, settings, dataset, work, progress)
+    fitting.fit(model, settings, dataset, work, progress)
     epoch, _ = progress.best(settings.training)
     checkpoint.best_model(work, epoch).rename(work / classifier.WEIGHTS)
     classifier.write_settings(work, training.classifier_settings(settings, dataset))

@@ -19,6 +19,7 @@ import numpy as np
 
 from image_classifier import checkpoint, config, training
 from image_classifier.dataset import load_prepared
+from image_classifier.schema import Config
 
 ACCURACY = 0.9731
 
@@ -41,7 +42,7 @@ class Finish:
         self.started += time.time() - before
 
 
-def run_article(seed: int, started: float, settings: config.Config) -> None:
+def run_article(seed: int, started: float, settings: Config) -> None:
     """Train the article's way."""
     keras.utils.set_random_seed(seed)
     dataset = load_prepared(settings)
@@ -67,7 +68,7 @@ def run_article(seed: int, started: float, settings: config.Config) -> None:
     )
 
 
-def run_compact(started: float, settings: config.Config) -> None:
+def run_compact(started: float, settings: Config) -> None:
     """Train our way: the product's whole training, MLflow run and all."""
     dataset = load_prepared(settings)
     rows = dataset.indices("test")

@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from image_classifier.config import CONF, Config, compose, flatten, from_hydra
+from image_classifier.config import CONF, compose, flatten, from_hydra
+from image_classifier.schema import Config
 
 HEAD = """# Every setting
 

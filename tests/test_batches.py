@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from image_classifier import batches, config
-from image_classifier.config import Augmentation
 from image_classifier.dataset import PreparedDataset
+from image_classifier.schema import Augmentation
 
 
 def augmentation(*overrides: str) -> Augmentation:

@@ -6,13 +6,13 @@ import pytest
 
 from image_classifier import config, models
 from image_classifier.checkpoint import STATE, Checkpoint, Progress, restore, variables_of
-from image_classifier.config import Training
+from image_classifier.schema import Config, Training
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
 LABELS = np.array([[0], [1]])
 
 
-def settings(*overrides: str) -> config.Config:
+def settings(*overrides: str) -> Config:
     return config.from_hydra(config.compose(["image.height=32", "image.width=32", *overrides]))
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from image_classifier import batches, classifier, config, explain, models
-from image_classifier.dataset import ImageRow, PreparedDataset
+from image_classifier.dataset import PreparedDataset
+from image_classifier.manifest import ImageRow
 from image_classifier.phantoms import phantom
 
 LEFT, RIGHT = (0.3, 0.5), (0.7, 0.5)

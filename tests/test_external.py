@@ -12,9 +12,10 @@ from image_classifier import config, paths
 from image_classifier.errors import InputError
 from image_classifier.external import external
 from image_classifier.phantoms import phantom
+from image_classifier.schema import Config
 
 
-def settings(*overrides: str) -> config.Config:
+def settings(*overrides: str) -> Config:
     return config.from_hydra(config.compose(overrides))
 
 

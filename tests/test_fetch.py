@@ -7,9 +7,10 @@ import pytest
 from image_classifier import config, paths
 from image_classifier.errors import InputError
 from image_classifier.fetch import fetch
+from image_classifier.schema import Config
 
 
-def settings(*overrides: str) -> config.Config:
+def settings(*overrides: str) -> Config:
     return config.from_hydra(config.compose(overrides))
 
 
@@ -40,7 +41,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def from_repository(repository: Path, *overrides: str) -> config.Config:
+def from_repository(repository: Path, *overrides: str) -> Config:
     counts = ["dataset.expected_counts.train=7", "dataset.expected_counts.test=4"]
     return settings("dataset=covid_xray", f"dataset.url={repository}", *counts, *overrides)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from image_classifier import probes
-from image_classifier.dataset import ImageRow, PreparedDataset
+from image_classifier.dataset import PreparedDataset
+from image_classifier.manifest import ImageRow
 
 NUMBER = 240
 

@@ -14,15 +14,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from image_classifier import classifier, config, paths, tracking
-from image_classifier.dataset import (
-    ImageRow,
-    PreparedDataset,
-    manifest_digest,
-    read_manifest,
-    write_manifest,
-)
+from image_classifier import registry as models
+from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
+from image_classifier.manifest import ImageRow, manifest_digest, read_manifest, write_manifest
 from image_classifier.promote import promote, rollback
+from image_classifier.schema import Config
 
 BRIGHTNESS = {"NORMAL": range(4, 124, 3), "COVID19": range(132, 252, 3)}
 
@@ -55,7 +52,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return f"gate-{abs(hash(request.node.name))}"
 
 
-def settings(name: str, *overrides: str) -> config.Config:
+def settings(name: str, *overrides: str) -> Config:
     return config.from_hydra(config.compose([f"tracking.registered_model={name}", *overrides]))
 
 
@@ -84,12 +81,12 @@ def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
     labels = [r.label == "COVID19" for r in rows if r.split == "test"]
     right = np.equal(bright, labels)
     with tracking.open_run(tracking.open_training(settings(name), dataset, name)):
-        version = tracking.register(settings(name), dataset, folder, {})
+        version = models.register(settings(name), dataset, folder, {})
         figures = {
             "test_accuracy": right.mean(),
             "test_sensitivity": np.array(bright)[labels].mean(),
         }
-        tracking.log_evaluation(version, figures, {})
+        models.log_evaluation(version, figures, {})
     record = {
         "name": name, "version": version.version,
         "manifest_digest": manifest_digest(), "shortcuts": list(shortcuts),
@@ -172,7 +169,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced_unseen(
     evaluated(name, 0.6)
     decide(name)
     with pytest.raises(InputError, match="became champion meanwhile"):
-        tracking.make_champion(tracking.get_version(name, evaluated(name, 0.5)), None)
+        models.make_champion(models.get_version(name, evaluated(name, 0.5)), None)
     assert champion(registry, name) == "1"
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from conftest import Project, running_server
 from image_classifier import config
 from image_classifier.images import decode
+from image_classifier.schema import Serving
 
 MODEL = "models:/synthetic-xray-classifier@champion"
 
@@ -157,7 +158,7 @@ def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Proje
     stored = yaml.safe_load(manifest.read_text())["flavors"]["python_function"]["config"]
     composed = config.from_hydra(config.compose()).serving
     assert stored == composed.of_images
-    assert composed == config.Serving()
+    assert composed == Serving()
 
 
 def test_predict_skips_broken_files_with_a_message_and_an_exit_code(

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from image_classifier import config, paths
-from image_classifier.dataset import read_manifest
 from image_classifier.errors import InputError
+from image_classifier.manifest import read_manifest
+from image_classifier.schema import Config
 from image_classifier.split import split
 
 
-def settings(*overrides: str) -> config.Config:
+def settings(*overrides: str) -> Config:
     return config.from_hydra(config.compose(overrides))
 
 

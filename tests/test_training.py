@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 
 from conftest import SHRUNK, Project
-from image_classifier import config, devices, training
+from image_classifier import config, devices, fitting, training
 from image_classifier.checkpoint import Progress
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
+from image_classifier.schema import Config
 
 TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.epochs=2"]
 
 
-def tiny(*overrides: str) -> config.Config:
+def tiny(*overrides: str) -> Config:
     return config.from_hydra(config.compose([*TINY, *overrides]))
 
 
 def test_a_training_that_diverges_says_so(
     dataset: PreparedDataset, empty_project: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    compiled_model = training.compiled_model
+    compiled_model = fitting.compiled_model
 
     def diverged(*arguments: object) -> keras.Model:
         model = compiled_model(*arguments)
@@ -38,8 +39,8 @@ def test_a_training_that_diverges_says_so(
 
 def test_what_was_trained_in_float16_is_kept_in_float32(dataset: PreparedDataset, tmp_path: Path):
     settings = tiny("training.mixed_precision=true")
-    model = training.compiled_model(settings, dataset)
-    training.fit(model, settings, dataset, tmp_path, Progress())
+    model = fitting.compiled_model(settings, dataset)
+    fitting.fit(model, settings, dataset, tmp_path, Progress())
     kept = keras.models.load_model(next(tmp_path.glob("best-*.keras")))
     assert {layer.compute_dtype for layer in kept.layers[1:]} == {"float32"}
     exact = kept.predict(dataset.images, verbose=0)
@@ -78,16 +79,17 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from image_classifier import checkpoint, config, dataset, training
+from image_classifier.schema import Config
 settings = config.load()
 prepared = dataset.load_prepared(settings)
 folder, progress = pathlib.Path(sys.argv[1]), checkpoint.Progress()
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = training.compiled_model(settings, prepared)
-training.fit(model, settings, prepared, folder, progress)
+    model = fitting.compiled_model(settings, prepared)
+fitting.fit(model, settings, prepared, folder, progress)
 loss = progress.history["loss"]
 print("epochs", len(loss), "loss falls", loss[1] < loss[0])
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    again = training.compiled_model(settings, prepared)
+    again = fitting.compiled_model(settings, prepared)
     print("restored", checkpoint.restore(again, folder, settings.training) == progress)
 """
     output = project.run(sys.executable, "-c", code, str(tmp_path))

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.config import Training
 from image_classifier.files import whole_file
+from image_classifier.schema import Training
 
 STATE = "state.npz"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from image_classifier import config
 from image_classifier.errors import InputError
+from image_classifier.schema import Config
 
 FULL = "Free some space, or let build/ be a link to a larger disk; then run it again."
 ADVICE = {
@@ -21,7 +22,7 @@ ADVICE = {
 }
 
 
-def run_stage(stage: Callable[[config.Config], None]) -> None:
+def run_stage(stage: Callable[[Config], None]) -> None:
     """Run `stage` with the settings of params.yaml; exit 1 with a message on what can be mended."""
     description = sys.modules[stage.__module__].__doc__
     argparse.ArgumentParser(prog=stage.__name__, description=description).parse_args()

@@ -6,9 +6,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from image_classifier.classifier import Classifier, Probabilities, scaled
-from image_classifier.config import Evaluation
 from image_classifier.dataset import PreparedDataset
 from image_classifier.metrics import Floats, Integers, cross_entropy, measure
+from image_classifier.schema import Evaluation
 
 
 def with_decision(

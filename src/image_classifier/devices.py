@@ -6,8 +6,8 @@ import joblib
 import keras
 import tensorflow as tf
 
-from image_classifier.config import Training
 from image_classifier.errors import InputError
+from image_classifier.schema import Training
 
 
 def cores() -> int:

@@ -28,9 +28,10 @@ from sklearn.metrics import (
 
 from image_classifier import external_sets, metrics, model_card, paths, plots, probes
 from image_classifier.command_line import run_stage
-from image_classifier.config import Config
-from image_classifier.dataset import PreparedDataset, load_prepared, read_record
+from image_classifier.dataset import PreparedDataset, load_prepared
 from image_classifier.metrics import Floats, Integers, Measured
+from image_classifier.records import read_record
+from image_classifier.schema import Config
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
@@ -55,7 +56,7 @@ def evaluate(config: Config) -> None:
     )
 
     # TensorFlow and MLflow take seconds to import: bad input does without
-    from image_classifier import decision, resume, tracking
+    from image_classifier import decision, registry, resume, tracking
     from image_classifier.classifier import Classifier, write_settings
 
     with (
@@ -75,10 +76,10 @@ def evaluate(config: Config) -> None:
         write_predictions(dataset, test)
         draw_figures(dataset, classifier, test)
 
-        version = tracking.get_version(run["name"], run["version"])
-        decided = tracking.decision_tags(classifier.settings)
+        version = registry.get_version(run["name"], run["version"])
+        decided = registry.decision_tags(classifier.settings)
         if any(version.tags[name] != value for name, value in decided.items()):
-            version = tracking.register(config, dataset, model, validation.figures)
+            version = registry.register(config, dataset, model, validation.figures)
         report |= {"version": version.uri, "run_id": version.run_id}
         paths.REPORT.write_text(json.dumps(report, indent=2) + "\n")
         card = model_card.write(report)
@@ -89,8 +90,8 @@ def evaluate(config: Config) -> None:
             **{f"evaluation.{name}": value for name, value in decided.items()},
         }
         tracking.log_settings(config)
-        tracking.log_evaluation(version, headline_metrics(report), tags)
-        tracking.describe(version, card)
+        registry.log_evaluation(version, headline_metrics(report), tags)
+        registry.describe(version, card)
         tracking.log_files(
             [*FIGURES, paths.PREDICTIONS, paths.ROC_POINTS, paths.REPORT, paths.MODEL_CARD],
             "evaluation",

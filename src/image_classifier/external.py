@@ -8,9 +8,11 @@ import shutil
 
 from image_classifier import paths, sources
 from image_classifier.command_line import run_stage
-from image_classifier.config import Config
-from image_classifier.dataset import count, read_record, told, write_record
 from image_classifier.errors import InputError
+from image_classifier.folders import told
+from image_classifier.manifest import count
+from image_classifier.records import read_record, write_record
+from image_classifier.schema import Config
 
 SETTINGS = ["external"]
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from image_classifier import paths, sources
 from image_classifier.command_line import run_stage
-from image_classifier.config import Config, Dataset
-from image_classifier.dataset import count, told, write_record
 from image_classifier.errors import InputError
+from image_classifier.folders import told
+from image_classifier.manifest import count
+from image_classifier.records import write_record
+from image_classifier.schema import Config, Dataset
 
 SETTINGS = [
     "dataset.path",

@@ -5,7 +5,7 @@ from typing import Literal
 import keras
 from keras import layers
 
-from image_classifier.config import ArticleModel, CompactModel, Optimizer
+from image_classifier.schema import ArticleModel, CompactModel, Optimizer
 
 
 def build(

@@ -113,9 +113,10 @@ def main() -> int:
     arguments = parser.parse_args()
     files = find_files(arguments.sources)
     name = arguments.model or f"models:/{config.load().tracking.registered_model}@champion"
-    from image_classifier import tracking  # imports TensorFlow and MLflow
 
-    classifier = tracking.load_classifier(name)
+    from image_classifier import registry  # imports TensorFlow and MLflow
+
+    classifier = registry.load_classifier(name)
     show = csv_line if arguments.csv else table_line
     print(header(classifier.settings.classes, arguments.csv), flush=True)
     skipped = 0

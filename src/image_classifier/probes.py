@@ -14,7 +14,8 @@ import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import OneHotEncoder
 
-from image_classifier.dataset import ImageRow, PreparedDataset
+from image_classifier.dataset import PreparedDataset
+from image_classifier.manifest import ImageRow
 from image_classifier.metrics import RESAMPLES, percentiles, resample
 
 SIDE = 20  # the border probe sees a picture of SIDE x SIDE cells,

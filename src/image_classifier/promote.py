@@ -22,14 +22,15 @@ import numpy.typing as npt
 from image_classifier import config as configuration
 from image_classifier import paths
 from image_classifier.command_line import explain
-from image_classifier.config import Config, Promotion
-from image_classifier.dataset import ImageRow, manifest_digest, read_manifest, read_record
 from image_classifier.errors import InputError
 from image_classifier.images import UnreadableImage
+from image_classifier.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.metrics import RESAMPLES, percentiles, resample
+from image_classifier.records import read_record
+from image_classifier.schema import Config, Promotion
 
 if TYPE_CHECKING:
-    from image_classifier.tracking import Version
+    from image_classifier.registry import Version
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,16 @@ def promote(config: Config) -> None:
     )
     if evaluated["manifest_digest"] != manifest_digest():
         raise InputError(f"{paths.MANIFEST} changed since evaluate: run `dvc repro evaluate`.")
-    from image_classifier import tracking  # imports MLflow
+    from image_classifier import registry, tracking  # imports MLflow
 
     with tracking.answering():
-        challenger = tracking.get_version(evaluated["name"], evaluated["version"])
-        with tracking.gate(challenger.name):
+        challenger = registry.get_version(evaluated["name"], evaluated["version"])
+        with registry.gate(challenger.name):
             decision = decide(challenger, evaluated, config.promotion)
         paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
         paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
         reasons = "; ".join(decision["reasons"])
-        tracking.log_decision(challenger, reasons or "champion", paths.DECISION)
+        registry.log_decision(challenger, reasons or "champion", paths.DECISION)
     if reasons:
         print(f"{challenger.uri} is not made champion: {reasons}.")
     else:
@@ -74,9 +75,10 @@ def decide(
     challenger: "Version", evaluated: Mapping[str, Any], promotion: Promotion
 ) -> dict[str, Any]:
     """Set the alias that a version deserves; return the decision, ready for JSON."""
-    from image_classifier import tracking
 
-    champion = tracking.champion(challenger.name)
+    from image_classifier import registry
+
+    champion = registry.champion(challenger.name)
     if champion and champion.version == challenger.version:
         champion = None  # it is the champion already: the floors alone decide
 
@@ -95,9 +97,9 @@ def decide(
         reasons += not_better(comparison)
 
     if not reasons:
-        tracking.make_champion(challenger, champion)
+        registry.make_champion(challenger, champion)
     elif not not_fit:
-        tracking.set_alias(challenger, tracking.CHALLENGER)
+        registry.set_alias(challenger, registry.CHALLENGER)
     return {
         "name": challenger.name,
         "version": challenger.version,
@@ -144,9 +146,10 @@ def compare(challenger: "Version", champion: "Version") -> Comparison:
 
 def right_answers(version: "Version", rows: list[ImageRow]) -> npt.NDArray[np.bool_]:
     """Return which test images a version gets right: bool array of shape (rows,)."""
-    from image_classifier import tracking
 
-    classifier = tracking.load_classifier(version.uri)
+    from image_classifier import registry
+
+    classifier = registry.load_classifier(version.uri)
     outputs = []
     for path, output in classifier.probabilities_of_files([paths.RAW / row.path for row in rows]):
         if isinstance(output, UnreadableImage):
@@ -175,11 +178,11 @@ def rollback(config: Config) -> None:
     Raises:
         InputError: there is no champion, or none before it.
     """
-    from image_classifier import tracking
+    from image_classifier import registry, tracking
 
     name = config.tracking.registered_model
-    with tracking.answering(), tracking.gate(name):
-        before, after = tracking.roll_back(name)
+    with tracking.answering(), registry.gate(name):
+        before, after = registry.roll_back(name)
     print(f"{after.uri} is champion again; {before.uri} was rolled back.")
 
 

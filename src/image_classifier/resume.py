@@ -17,8 +17,8 @@ import tensorflow as tf
 from filelock import FileLock, Timeout
 
 from image_classifier import batches, devices, models, paths, tracking
-from image_classifier.config import Config
 from image_classifier.dataset import PreparedDataset
+from image_classifier.schema import Config
 
 COPIED = (paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED)
 

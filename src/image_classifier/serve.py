@@ -18,8 +18,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from image_classifier import config
-from image_classifier.config import Serving
 from image_classifier.errors import InputError
+from image_classifier.schema import Serving
 
 if TYPE_CHECKING:
     from image_classifier.http_limits import App
@@ -111,12 +111,12 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
     import uvicorn
     from mlflow.pyfunc import scoring_server
 
-    from image_classifier import tracking
+    from image_classifier import registry
     from image_classifier.http_limits import LimitedApp, TimedProtocol
 
     # MLflow would forget a request after a minute, and go on working on it beside the next ones
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = "86400"
-    model, version = tracking.load_verified(name, limits.of_images)
+    model, version = registry.load_verified(name, limits.of_images)
     app = LimitedApp(scoring_server.init(model), limits)
     example = {"dataframe_records": [{"image": model.input_example["image"][0]}]}
     settings = uvicorn.Config(

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from image_classifier.addresses import is_local
-from image_classifier.config import Dataset, ExternalSet
-from image_classifier.dataset import FoundImage, PassedOver, find_images, shown
 from image_classifier.errors import InputError
+from image_classifier.folders import FoundImage, PassedOver, find_images, shown
+from image_classifier.schema import Dataset, ExternalSet
 
 # what would make git work on another repository, such as the one whose hook runs this
 GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")

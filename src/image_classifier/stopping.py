@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from image_classifier.config import Training
+from image_classifier.schema import Training
 
 MINIMUM_JOBS = 4  # finished ones that there must be for a median,
 WARM_UP = 3  # and epochs before the first look: the settings of Optuna's MedianPruner are 5 and 0

@@ -5,8 +5,9 @@ import textwrap
 
 from image_classifier import config, paths
 from image_classifier.command_line import run_stage
-from image_classifier.config import PARAMS, Config
+from image_classifier.config import PARAMS
 from image_classifier.errors import InputError
+from image_classifier.schema import Config
 
 
 def summary(settings: Config) -> None:

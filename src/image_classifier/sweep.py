@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from image_classifier import paths
-from image_classifier.dataset import manifest_digest
+from image_classifier.manifest import manifest_digest
 
 if TYPE_CHECKING:
     from image_classifier.sweep_runs import SweepResult
@@ -69,7 +69,7 @@ class SweepCallback(Callback):
     def close(self, config: DictConfig) -> "SweepResult":
         """Close the parent run, and print how the sweep ended."""
         from image_classifier import sweep_runs
-        from image_classifier.config import Tracking
+        from image_classifier.schema import Tracking
 
         settings = Tracking(**config.tracking)
         assert SweepCallback.parent

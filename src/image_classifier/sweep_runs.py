@@ -13,10 +13,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from image_classifier import plots, tracking
-from image_classifier.config import Config, Tracking
+from image_classifier import plots, registry, tracking
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
+from image_classifier.schema import Config, Tracking
 from image_classifier.tracking import SWEEP_VARIABLE
 
 COSTS = ("train_seconds", "cpu_seconds", "stored_bytes")
@@ -217,7 +217,7 @@ def best_job(child: Run, metric: str, settings: Tracking) -> BestJob:
     """Return the best job; its model is registered now where that was put off."""
     version = child.data.tags.get("registered_version", "")
     if settings.register_models == "best" and not version:
-        version = tracking.register_stored(
+        version = registry.register_stored(
             child.data.tags["stored_model"],
             settings.registered_model,
             child.info.run_id,

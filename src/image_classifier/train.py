@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from image_classifier import command_line, devices_of_job, sweep
 from image_classifier import config as configuration
-from image_classifier.config import CONF, Config
+from image_classifier.config import CONF
 from image_classifier.dataset import check_batch_size, load_prepared
 from image_classifier.errors import InputError
+from image_classifier.schema import Config
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

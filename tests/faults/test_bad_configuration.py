@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from conftest import ROOT
 from image_classifier import config
 from image_classifier.errors import InputError
+from image_classifier.schema import Config
 
 # a value that no key takes: not a number, text, list, or a section with keys
 WRONG_TYPE = {"no such key": object}
@@ -97,7 +98,7 @@ def with_value(values: dict[str, Any], place: tuple[str | int, ...], value: Any)
 
 
 CASES = [
-    *(("compact", key) for key in keys(config.Config)),
+    *(("compact", key) for key in keys(Config)),
     *(("compact", key) for key in keys(config.CompactModel, ("model",))),
     *(("article", key) for key in keys(config.ArticleModel, ("model",))),
 ]

@@ -17,10 +17,11 @@ from image_classifier import config, copies, images, paths
 from image_classifier.fetch import fetch
 from image_classifier.images import UnreadableImage, decode, inspect
 from image_classifier.prepare import prepare
+from image_classifier.schema import Config
 from image_classifier.split import split
 
 
-def settings(*overrides: str) -> config.Config:
+def settings(*overrides: str) -> Config:
     return config.from_hydra(config.compose(["image.height=16", "image.width=16", *overrides]))
 
 

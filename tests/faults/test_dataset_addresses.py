@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from image_classifier import config, paths
-from image_classifier.config import Config
 from image_classifier.errors import InputError
 from image_classifier.fetch import fetch
+from image_classifier.schema import Config
 
 
 def values(**dataset: object) -> dict:

@@ -20,7 +20,7 @@ import mlflow
 import pytest
 
 from conftest import Project, copy_of
-from image_classifier import tracking
+from image_classifier import registry
 from image_classifier.errors import InputError
 
 NAME = "synthetic-xray-classifier"
@@ -91,7 +91,7 @@ def test_a_version_whose_files_changed_is_not_loaded(
     harm(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     with pytest.raises(InputError, match=f"models:/{NAME}/1 is not loaded.*{folder}"):
-        tracking.load_classifier(MODEL)
+        registry.load_classifier(MODEL)
     assert "THIS RAN" not in capfd.readouterr().out
 
 
@@ -130,7 +130,7 @@ def test_bytecode_in_the_store_is_never_run(
     compiled.parent.mkdir(exist_ok=True)
     compiled.write_bytes(head + marshal.dumps(code))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    assert tracking.load_classifier(MODEL).settings.classes == ["NORMAL", "COVID19"]
+    assert registry.load_classifier(MODEL).settings.classes == ["NORMAL", "COVID19"]
     assert "THIS RAN" not in capfd.readouterr().out
 
 
@@ -143,15 +143,15 @@ def test_a_version_without_a_digest_is_refused_and_can_be_given_one(
     client.delete_model_version_tag(NAME, "1", "model_sha256")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     with pytest.raises(InputError, match=f"no tag model_sha256.*set its tag .* to {digest}"):
-        tracking.load_classifier(MODEL)
+        registry.load_classifier(MODEL)
     client.set_model_version_tag(NAME, "1", "model_sha256", digest)
-    assert tracking.load_classifier(f"models:/{NAME}/1").settings.height == 48
+    assert registry.load_classifier(f"models:/{NAME}/1").settings.height == 48
 
 
 @pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])
 def test_another_address_than_a_registered_version_is_refused(address: str):
     with pytest.raises(InputError, match="models:/NAME/VERSION or models:/NAME@ALIAS"):
-        tracking.load_classifier(address)
+        registry.load_classifier(address)
 
 
 def test_mlflows_own_server_refuses_damaged_weights(stored: tuple[Project, Path]):

@@ -1,0 +1,106 @@
+"""The manifest: a row for each image, with its split."""
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from image_classifier import paths
+from image_classifier.errors import InputError
+from image_classifier.folders import SPLITS, FoundImage, SplitName, plain
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One row of the manifest.
+
+    `group` and `source` are what the dataset's patterns found in the path, or empty; `bytes` is
+    the file's size.
+    """
+
+    path: str
+    label: str
+    split: SplitName
+    sha256: str
+    perceptual_hash: str
+    group: str
+    source: str
+    format: str
+    mode: str
+    width: int
+    height: int
+    bytes: int
+
+    @property
+    def unit(self) -> str:
+        """What a bootstrap draws it with: its group, or else images of the same content."""
+        return self.group or self.sha256
+
+
+def count(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]]:
+    """Return how many images each split has of each class; `all` where there is no split."""
+    counts = Counter((image.split or "all", image.label) for image in images)
+    result: dict[str, dict[str, int]] = {}
+    for (split, label), number in sorted(counts.items()):
+        result.setdefault(split, {})[label] = number
+    return result
+
+
+def write_manifest(rows: list[ImageRow], path: Path = paths.MANIFEST) -> None:
+    """Write the manifest, one row per image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(
+            file, [field.name for field in fields(ImageRow)], lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def read_manifest() -> list[ImageRow]:
+    """Read the manifest.
+
+    Raises:
+        InputError: split has not run, or the file is damaged.
+    """
+    if not paths.MANIFEST.is_file():
+        raise InputError(f"{paths.MANIFEST} not found: run `dvc repro split`.")
+    try:
+        with paths.MANIFEST.open(newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [_image_row(row) for row in reader]
+        if not rows:
+            raise ValueError("it has no rows")
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{paths.MANIFEST} is damaged ({error}): run `dvc repro -f -s split`."
+        ) from None
+    return rows
+
+
+def _image_row(row: dict[str, str]) -> ImageRow:
+    names = [field.name for field in fields(ImageRow)]
+    if list(row) != names or None in row.values():
+        raise ValueError(f"a row is not of the columns {', '.join(names)}")
+    if row["split"] not in SPLITS:
+        raise ValueError(f"there is no split {row['split']!r}")
+    if not re.fullmatch("[0-9a-f]{144}", row["perceptual_hash"]):
+        raise ValueError(f"{row['perceptual_hash']!r} is no perceptual hash")
+    if not _is_inside(row["path"]) or not row["label"]:
+        raise ValueError(f"{row['path']!r} is no path in a class folder")
+    sizes = {name: int(row[name]) for name in ("width", "height", "bytes")}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"{row['path']} has a size below 1")
+    return ImageRow(**{**row, **sizes})  # type: ignore[arg-type]
+
+
+def _is_inside(path: str) -> bool:
+    parts = Path(path).parts
+    return len(parts) > 1 and ".." not in parts and not Path(path).is_absolute() and plain(path)
+
+
+def manifest_digest() -> str:
+    """Return the SHA-256 of the manifest: it changes with any image, label or split."""
+    return hashlib.sha256(paths.MANIFEST.read_bytes()).hexdigest()
