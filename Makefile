@@ -34,7 +34,7 @@ test: $(BIN)/.installed-dev ## lint, check types, and run the tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(BIN)/.installed-dev ## run the long tests: many jobs at once, several servers
 	pytest -m slow

@@ -188,6 +188,11 @@ def test_dvc_shows_metrics_and_plots(project: Project):
         assert f'"{name}"' in page
 
 
+def test_nothing_unfinished_is_left(project: Project):
+    assert (project.folder / "runs/unfinished").is_dir()
+    assert not list(project.folder.glob("runs/unfinished/*/"))
+
+
 def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
     output = project.module("summary")
     accuracy = project.read("build/evaluate/metrics.json")["accuracy"]

@@ -2,12 +2,10 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
-import mlflow
 import pytest
 
-from conftest import SHRUNK, Project
+from conftest import Project
 from image_classifier.reproduce import compare
 from image_classifier.tracking import Record
 
@@ -37,12 +35,3 @@ def test_an_unknown_run_is_refused(project: Project):
     output = project.module("reproduce", "0" * 32, code=1)
     assert "cannot be read" in output
     assert "Traceback" not in output
-
-
-def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run(project: Project, tmp_path: Path):
-    run_id = project.read("build/train/run.json")["run_id"]
-    run = mlflow.MlflowClient(project.store).get_run(run_id)
-    store = f"sqlite:///{tmp_path / 'sweep.db'}"
-    project.module("train", "--multirun", *SHRUNK, "training.seed=3,0", MLFLOW_TRACKING_URI=store)
-    (job,) = mlflow.MlflowClient(store).search_runs(["1"], "params.`training.seed` = '0'")
-    assert job.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]

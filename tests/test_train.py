@@ -98,20 +98,13 @@ def test_a_sweep_over_the_data_is_refused_and_names_the_pipeline(project: Projec
     assert f"dvc exp run --queue -S '{override}'" in output
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(project: Project, sweep: str):
+def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run_and_another_seed_others(
+    project: Project,
+):
+    output = project.module("train", "--multirun", *SHRUNK, "training.seed=0,5")
+    parent = re.search(r"Sweep (\w+): 2 jobs finished", output)[1]
     client = mlflow.MlflowClient(project.store)
-    first = run_metrics(client, project.read("build/train/run.json")["run_id"])
-    output = project.module("train", *SHRUNK)
-    again = run_metrics(client, re.search(r"MLflow run (\w+), registered", output)[1])
-    assert first == again
-    other = project.module("train", *SHRUNK, "training.seed=5")
-    assert first != run_metrics(client, re.search(r"MLflow run (\w+), registered", other)[1])
-
-
-def run_metrics(client: mlflow.MlflowClient, run_id: str) -> dict[str, float]:
-    metrics = client.get_run(run_id).data.metrics
-    return {
-        name: value
-        for name, value in metrics.items()
-        if name in ("train_loss", "val_loss", "best_val_loss")
-    }
+    jobs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
+    weights = {job.data.params["training.seed"]: job.data.tags["weights_sha256"] for job in jobs}
+    pipeline = client.get_run(project.read("build/train/run.json")["run_id"])
+    assert weights["0"] == pipeline.data.tags["weights_sha256"] != weights["5"]
