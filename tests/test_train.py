@@ -101,7 +101,7 @@ def test_a_sweep_over_the_data_is_refused_and_names_the_pipeline(project: Projec
 def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run_and_another_seed_others(
     project: Project,
 ):
-    output = project.module("train", "--multirun", *SHRUNK, "training.seed=0,5")
+    output = project.module("train", "--multirun", *SHRUNK, "training.seed=5,0")
     parent = re.search(r"Sweep (\w+): 2 jobs finished", output)[1]
     client = mlflow.MlflowClient(project.store)
     jobs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
