@@ -34,7 +34,10 @@ SHRUNK = [
 
 
 # with two files at a time, these last longest: they begin first, or one would end alone
-LONGEST = ["test_pipeline", "test_sweep", "test_datasets", "test_train", "test_tracking_outage"]
+LONGEST = [
+    "test_pipeline", "test_sweep", "test_tracking_outage", "test_train", "test_tracking",
+    "test_datasets", "test_reproduce", "test_serving", "test_concurrency", "test_kill",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from image_classifier import config, models
+from image_classifier import config, models, schema
 
-CONSTANT = config.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
+CONSTANT = schema.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
 
 
 def build(*overrides: str, classes: int = 2) -> keras.Model:
@@ -59,7 +59,7 @@ def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
 
 def test_a_cosine_schedule_falls_to_zero_over_the_training():
     model = build("image.height=32", "image.width=32")
-    cosine = config.Optimizer(name="adam", learning_rate=0.01, schedule="cosine")
+    cosine = schema.Optimizer(name="adam", learning_rate=0.01, schedule="cosine")
     models.compile_for_training(model, cosine, steps=4)
     rates = []
     for _ in range(4):

@@ -154,7 +154,7 @@ def test_mlflows_own_server_keeps_the_limits_on_images(url: str, pictures: list[
 
 
 def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Project):
-    (manifest,) = (project.folder / "mlartifacts").rglob("MLmodel")
+    manifest = next((project.folder / "mlartifacts").rglob("MLmodel"))
     stored = yaml.safe_load(manifest.read_text())["flavors"]["python_function"]["config"]
     composed = config.from_hydra(config.compose()).serving
     assert stored == composed.of_images

@@ -78,7 +78,7 @@ import pathlib, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from image_classifier import checkpoint, config, dataset, training
+from image_classifier import checkpoint, config, dataset, fitting
 from image_classifier.schema import Config
 settings = config.load()
 prepared = dataset.load_prepared(settings)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from conftest import ROOT
-from image_classifier import config
+from image_classifier import config, schema
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
 
@@ -99,8 +99,8 @@ def with_value(values: dict[str, Any], place: tuple[str | int, ...], value: Any)
 
 CASES = [
     *(("compact", key) for key in keys(Config)),
-    *(("compact", key) for key in keys(config.CompactModel, ("model",))),
-    *(("article", key) for key in keys(config.ArticleModel, ("model",))),
+    *(("compact", key) for key in keys(schema.CompactModel, ("model",))),
+    *(("article", key) for key in keys(schema.ArticleModel, ("model",))),
 ]
 NUMERIC = [(model, key) for model, key in CASES if key.numbers]
 
