@@ -17,7 +17,7 @@ import article
 import keras
 import numpy as np
 
-from image_classifier import checkpoint, config, training
+from image_classifier import checkpoint, config, fitting, training
 from image_classifier.dataset import load_prepared
 from image_classifier.schema import Config
 
@@ -93,7 +93,7 @@ def run_compact(started: float, settings: Config) -> None:
             clock.append(Finish(started, accuracy))
         return clock[0]
 
-    training.Checkpoint = LookingCheckpoint  # type: ignore[attr-defined]
+    fitting.Checkpoint = LookingCheckpoint  # type: ignore[attr-defined]
     training.train(settings, dataset, Path(tempfile.mkdtemp()), "time to accuracy", [])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import SHRUNK, Project
 from image_classifier import config, devices, fitting, training
-from image_classifier.checkpoint import Progress
+from image_classifier.checkpoint import Progress, restore
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
@@ -46,6 +46,40 @@ def test_what_was_trained_in_float16_is_kept_in_float32(dataset: PreparedDataset
     exact = kept.predict(dataset.images, verbose=0)
     assert np.ptp(exact) > 0
     assert {weight.dtype for weight in kept.weights} == {"float32"}
+
+
+def test_patience_and_the_best_so_far_survive_an_interruption(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # it hardly learns, so that it stops when patience ends
+    settings = tiny(
+        "model=article", "model.dense_units=4", "training.epochs=20", "training.patience=4",
+        "optimizer.learning_rate=1e-9",
+    )  # fmt: skip
+
+    def run(folder: Path) -> Progress:
+        folder.mkdir(exist_ok=True)
+        devices.configure(settings.training)
+        model = fitting.compiled_model(settings, dataset)
+        progress = restore(model, folder, settings.training)
+        fitting.fit(model, settings, dataset, folder, progress)
+        return progress
+
+    class Interrupted(fitting.EpochLogger):
+        def on_epoch_end(self, epoch: int, logs: dict) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting, "EpochLogger", Interrupted)
+        run(tmp_path / "interrupted")
+    resumed = run(tmp_path / "interrupted")
+    assert resumed.history == whole.history
+    assert resumed.stopped
+    assert resumed.epochs < 20
+    assert resumed.best(settings.training) == whole.best(settings.training)
+    assert run(tmp_path / "interrupted").epochs == resumed.epochs  # and nothing comes after
 
 
 def test_the_best_epoch_passes_over_what_is_no_number():

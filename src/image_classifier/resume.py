@@ -59,7 +59,7 @@ def claim(key: str) -> Iterator[Unfinished]:
         print("The same training runs in another process: waiting for it to end.", flush=True)
         lock.acquire()
     try:
-        if not (folder / "id").is_file():
+        if not (folder / "id").is_file() or in_dvc(folder):
             begin(folder)
         yield Unfinished(key, folder, (folder / "id").read_text())
     finally:
@@ -74,6 +74,17 @@ def begin(folder: Path) -> None:
         if path.is_file():
             shutil.copyfile(path, folder / "data" / path.name)
     (folder / "id").write_text(uuid.uuid4().hex)  # last: with it the folder is whole
+
+
+def in_dvc(folder: Path) -> bool:
+    """Return whether DVC has the outputs of a training, so that this one is to be another.
+
+    The kept copy of run.json tells: its MLflow run makes it one of its kind.
+    """
+    record, lock = folder / paths.RUN, Path("dvc.lock")
+    if not (record.is_file() and lock.is_file()):
+        return False
+    return hashlib.md5(record.read_bytes()).hexdigest() in lock.read_text()
 
 
 def discard(key: str) -> None:

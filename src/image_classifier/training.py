@@ -90,7 +90,9 @@ def train(
                 f"again, once MLflow answers, sends what is missing and trains nothing anew. Until "
                 f"then all is kept in {unfinished.folder}."
             ) from error
-        if "DVC_STAGE" not in os.environ:  # else evaluate does it: only then has DVC the outputs
+        if "DVC_STAGE" in os.environ:  # evaluate deletes it: only then has DVC the outputs
+            shutil.copyfile(output / paths.RUN, unfinished.folder / paths.RUN)
+        else:
             shutil.rmtree(unfinished.folder)
     epoch, value = trained.progress.best(config.training)
     print(

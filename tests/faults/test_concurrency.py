@@ -35,6 +35,8 @@ def test_of_two_dvc_repro_at_once_one_is_refused_or_finds_nothing_to_do(shared: 
         assert code == 0 or re.search(r"[Uu]nable to acquire lock|is busy", output), output
     shared.run("dvc", "repro", "train")
     assert "up to date" in shared.run("dvc", "status", "train")
+    # what DVC has is finished: forced, it trains again
+    assert "Epoch 1/2" in shared.run("dvc", "repro", "--force", "--single-item", "train")
 
 
 def test_the_same_training_twice_at_once_waits_for_the_other(shared: Project):
