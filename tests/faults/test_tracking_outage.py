@@ -239,7 +239,7 @@ def test_a_sweep_whose_server_dies_is_finished_by_the_same_command(
     assert process.wait() != 0
     assert output.count("Epoch 4/4") == 3  # all of them trained to the end
     gate.open()
-    output = project.run(*sweep, **environment)
+    output = project.run(*sweep, MLFLOW_TRACKING_URI=gate.url)
     assert "3 jobs finished, 0 failed" in output
     assert "Epoch 1/4" not in output
     for seed in (111, 112, 113):
