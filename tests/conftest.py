@@ -218,7 +218,11 @@ def running_server(command: list[str], page: str, project: Project) -> Iterator[
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:  # MLflow's waits for connections that are left open
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")
