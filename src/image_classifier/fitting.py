@@ -8,13 +8,7 @@ from pathlib import Path
 
 import keras
 
-from image_classifier import (
-    batches,
-    devices,
-    models,
-    sweep_runs,
-    tracking,
-)
+from image_classifier import batches, devices, models, sweep_runs, tracking
 from image_classifier.checkpoint import Checkpoint, Progress
 from image_classifier.dataset import PreparedDataset
 from image_classifier.schema import Config, Training
@@ -72,7 +66,8 @@ def fit(
         )
     ]
     if training.stop_below_median and run_id:
-        stoppers.append(MedianStopping(sweep_runs.best_so_far_curves(training.monitor), training))
+        curves = tracking.attempt(partial(sweep_runs.best_so_far_curves, training.monitor))
+        stoppers.append(MedianStopping(curves or [], training))
     empty = models.build(config.model, config.image.shape, len(dataset.classes))
     model.fit(
         batches.training_batches(

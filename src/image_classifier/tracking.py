@@ -1,4 +1,4 @@
-"""The only module that knows MLflow's client: runs, the registry, and where they are kept."""
+"""Runs in MLflow, and where they are kept; registry.py has the models, sweep_runs.py the sweeps."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -28,9 +28,6 @@ from image_classifier.config import flatten
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-
-if TYPE_CHECKING:
-    pass
 
 Result = TypeVar("Result")
 
@@ -117,6 +114,8 @@ def open_training(
     if earlier:
         run_id = earlier[0].info.run_id
         client.update_run(run_id, "RUNNING")
+        if "error" in earlier[0].data.tags:
+            client.delete_tag(run_id, "error")  # of the attempt that this one goes on from
     elif given:
         run_id = given
         client.update_run(run_id, name=short(name))

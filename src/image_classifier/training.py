@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,8 @@ def train(
             trained = fit_and_describe(config, dataset, output, unfinished, run_id, costs)
         except BaseException as error:
             if run_id:
-                tracking.attempt(partial(tracking.close_failed, run_id, error))
+                with suppress(Exception):  # the error itself is what counts
+                    tracking.close_failed(run_id, error)
             raise
         try:
             run_id = run_id or open_training()
