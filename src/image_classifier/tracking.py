@@ -263,9 +263,9 @@ def logged(metric: str) -> bool:
     return metric in mlflow.MlflowClient().get_run(run_id()).data.metrics
 
 
-def log_metrics(metrics: Mapping[str, float], prefix: str = "", epoch: int = 0) -> None:
-    """Log final metrics to the open run, each name after `prefix`."""
-    mlflow.log_metrics({prefix + name: value for name, value in metrics.items()}, step=epoch)
+def log_metrics(metrics: Mapping[str, float], epoch: int = 0) -> None:
+    """Log final metrics to the open run."""
+    mlflow.log_metrics(dict(metrics), step=epoch)
 
 
 def log_tags(tags: Mapping[str, object]) -> None:

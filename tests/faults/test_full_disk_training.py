@@ -35,5 +35,6 @@ def test_a_training_on_a_full_disk_goes_on_once_there_is_space(project: Project,
     finally:
         subprocess.run(["umount", str(runs)], check=True)
     run_id = re.search(r"MLflow run (\w{32}), registered", output)[1]
+    assert "error" not in mlflow.MlflowClient(copy.store).get_run(run_id).data.tags
     undisturbed = copy.read("build/train/run.json")["run_id"]
     assert weights_of(copy, run_id) == weights_of(copy, undisturbed)
