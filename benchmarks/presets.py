@@ -57,8 +57,7 @@ def measure(settings: Config, dataset: PreparedDataset, work: Path) -> list[floa
     model = fitting.compiled_model(settings, dataset)
     progress = checkpoint.Progress()
     fitting.fit(model, settings, dataset, work, progress)
-    epoch, _ = progress.best(settings.training)
-    checkpoint.best_model(work, epoch).rename(work / classifier.WEIGHTS)
+    fitting.best_model(settings, dataset, work, progress).save(work / classifier.WEIGHTS)
     classifier.write_settings(work, training.classifier_settings(settings, dataset))
     best = classifier.Classifier.load(work)
     parts = [

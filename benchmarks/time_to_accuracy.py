@@ -80,7 +80,7 @@ def run_compact(started: float, settings: Config) -> None:
                 return
 
             def accuracy() -> float:
-                outputs = self.empty(dataset.images[rows], training=False).numpy()
+                outputs = self.model(dataset.images[rows], training=False).numpy()
                 chosen = outputs.argmax(1) if outputs.shape[1] > 1 else outputs[:, 0] >= 0.5
                 return float(np.mean(chosen == dataset.labels[rows]))
 

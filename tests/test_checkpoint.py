@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from image_classifier import config, models
-from image_classifier.checkpoint import STATE, Checkpoint, Progress, restore, variables_of
+from image_classifier.checkpoint import (
+    Checkpoint,
+    Progress,
+    assign_weights,
+    epoch_file,
+    restore,
+    variables_of,
+)
 from image_classifier.schema import Config, Training
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
@@ -24,8 +31,8 @@ def compiled() -> keras.Model:
 
 def checkpoint(folder: Path, training: Training) -> tuple[keras.Model, Checkpoint]:
     """A compiled model, and the callback that keeps it in a folder."""
-    model, empty = compiled(), models.build(settings().model, (32, 32, 3), 2)
-    callback = Checkpoint(empty, folder, training, Progress())
+    model = compiled()
+    callback = Checkpoint(folder, training, Progress())
     callback.set_model(model)
     return model, callback
 
@@ -39,7 +46,7 @@ def checkpoint(folder: Path, training: Training) -> tuple[keras.Model, Checkpoin
         ("compact", (float("nan"), 0.9, float("nan")), 1),
     ],
 )
-def test_the_file_holds_the_best_epoch_without_the_optimizer(
+def test_the_best_epoch_is_kept_besides_the_last(
     tmp_path: Path, training: str, values: tuple[float, ...], best: int
 ):
     chosen = settings(f"training={training}").training
@@ -50,10 +57,11 @@ def test_the_file_holds_the_best_epoch_without_the_optimizer(
         outputs.append(model.predict(IMAGES, verbose=0))
         callback.on_epoch_end(epoch, {"loss": 1.0, chosen.monitor: value})
     callback.on_train_end()
-    assert {file.name for file in tmp_path.iterdir()} == {f"best-{best + 1:05}.keras", STATE}
-    loaded = keras.models.load_model(tmp_path / f"best-{best + 1:05}.keras")
-    assert loaded.predict(IMAGES, verbose=0) == pytest.approx(outputs[best], abs=1e-6)
-    assert not hasattr(loaded, "optimizer") or loaded.optimizer is None
+    last = len(values)
+    assert set(tmp_path.iterdir()) == {epoch_file(tmp_path, n) for n in (best + 1, last)}
+    kept = models.build(settings().model, (32, 32, 3), 2)
+    assign_weights(kept, tmp_path, best + 1)
+    assert kept.predict(IMAGES, verbose=0) == pytest.approx(outputs[best], abs=1e-6)
 
 
 def test_what_goes_wrong_in_writing_ends_the_training(tmp_path: Path):
@@ -80,22 +88,54 @@ def test_a_restored_model_has_every_variable_seeds_and_optimizer_too(tmp_path: P
         assert np.array_equal(kept.numpy(), restored.numpy()), kept.path
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "best missing"])
-def test_a_damaged_state_is_seen_and_the_training_starts_anew(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
-):
-    training = settings().training
-    _, callback = checkpoint(tmp_path, training)
+def test_what_is_written_is_the_epoch_and_not_what_came_after(tmp_path: Path):
+    model, callback = checkpoint(tmp_path, settings().training)
+    model.fit(IMAGES, LABELS, verbose=0)
+    then = [variable.numpy().copy() for variable in variables_of(model)]
+    write, callback._write = callback._write, lambda *arguments: None  # type: ignore[method-assign]
     callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
-    callback.on_train_end()
-    path = tmp_path / STATE
+    arguments: list[object] = []
+    callback._write = lambda *given: arguments.extend(given)  # type: ignore[method-assign]
+    callback.on_epoch_end(1, {"loss": 1.0, "val_loss": 0.5})
+    model.fit(IMAGES, LABELS, epochs=3, verbose=0)  # the writer is late
+    write(*arguments)  # type: ignore[arg-type]
+    again = compiled()
+    assert restore(again, tmp_path, settings().training).epochs == 2
+    for kept, restored in zip(then, variables_of(again), strict=True):
+        assert np.array_equal(kept, restored.numpy()), restored.path
+
+
+def spoil(path: Path, damage: str) -> None:
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
-    elif damage == "best missing":
-        next(tmp_path.glob("best-*.keras")).unlink()
     else:
         del content[0 if damage == "empty" else len(content) // 2 :]
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_file_is_passed_over(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+):
+    training = settings().training
+    model, callback = checkpoint(tmp_path, training)
+    callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+    model.fit(IMAGES, LABELS, verbose=0)
+    callback.on_epoch_end(1, {"loss": 1.0, "val_loss": 2.0})
+    callback.on_train_end()
+    spoil(epoch_file(tmp_path, 2), damage)
+    assert restore(compiled(), tmp_path, training).epochs == 1  # the best one's file is whole
+    assert "epoch-00002.npz is damaged" in capsys.readouterr().out
+    spoil(epoch_file(tmp_path, 1), damage)
     assert restore(compiled(), tmp_path, training) == Progress()
-    assert "is damaged" in capsys.readouterr().out
+
+
+def test_a_training_whose_best_epoch_is_damaged_starts_anew(tmp_path: Path):
+    training = settings().training
+    _, callback = checkpoint(tmp_path, training)
+    for epoch, value in enumerate((1.0, 2.0)):
+        callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": value})
+    callback.on_train_end()
+    spoil(epoch_file(tmp_path, 1), "flipped")
+    assert restore(compiled(), tmp_path, training) == Progress()

@@ -1,6 +1,9 @@
-"""What a training writes after every epoch: the best model so far, and all that a restart needs."""
+"""What a training writes after every epoch: all variables, for the best model and for a restart."""
 
 import json
+import os
+import sys
+import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +13,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from image_classifier.files import whole_file
 from image_classifier.schema import Training
 
-STATE = "state.npz"
+FILES = "epoch-*.npz"
+PROGRESS = "progress.json"  # in an epoch's file, beside the variables
+CHUNK = 2**20  # bytes; a checksum and a write of so much find it in the processor's cache
 
 
 @dataclass
@@ -53,16 +59,15 @@ class Progress:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the best model and the state of the training, while the next epoch runs.
+    """Writes an epoch's file while the next epoch runs; keeps the best one's and the last one's.
 
-    The state holds every variable of model and optimizer, the seeds of dropout among them, so a
+    A file holds every variable of model and optimizer, the seeds of dropout among them, so a
     training that goes on from it ends with the same weights to the last bit. Keras's
     BackupAndRestore drops those seeds, and writes over the only state it has.
     """
 
     def __init__(
         self,
-        empty: keras.Model,
         folder: Path,
         training: Training,
         progress: Progress,
@@ -72,8 +77,6 @@ class Checkpoint(keras.callbacks.Callback):
         """Take what to keep, and where.
 
         Args:
-            empty: A model of the same layers, never compiled; takes the weights to the file, so
-                that optimizer state, two thirds of what Keras's checkpoint holds, stays out.
             folder: Of this training. Its files are whole at any time.
             training: Says which epoch is the best.
             progress: What earlier attempts did; is kept up to date.
@@ -82,13 +85,12 @@ class Checkpoint(keras.callbacks.Callback):
             costs: Returns the seconds spent so far, by kind.
         """
         super().__init__()
-        self.empty = empty
         self.folder = folder
         self.training = training
         self.progress = progress
         self.stoppers = stoppers
         self.costs = costs
-        self.pool = ThreadPoolExecutor(1)
+        self.pool = ThreadPoolExecutor(1, initializer=_yield_to_training)
         self.writing: Future[None] | None = None
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
@@ -100,18 +102,18 @@ class Checkpoint(keras.callbacks.Callback):
         self.model.stop_training = False
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Take copies of all variables, and have them written."""
+        """Take all variables as they are, and have them written."""
         self._wait()
         for name, value in logs.items():
             self.progress.history.setdefault(name, []).append(float(value))
         self.progress.stopped = bool(self.model.stop_training)
         self.progress.costs = self.costs()
+        # no copies: TensorFlow never changes a tensor that somebody holds, and gives the variable
+        # other memory when the next step updates it
+        held = [tf.identity(variable.value) for variable in variables_of(self.model)]
         best = self.progress.best(self.training)[0]
-        if best == epoch + 1:
-            self.empty.set_weights(self.model.get_weights())
         text = json.dumps(asdict(self.progress))
-        values = [variable.numpy().copy() for variable in variables_of(self.model)]
-        self.writing = self.pool.submit(self._write, best, best == epoch + 1, text, values)
+        self.writing = self.pool.submit(self._write, self.progress.epochs, best, text, held)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Wait until the files are written; raises what went wrong with them."""
@@ -122,49 +124,78 @@ class Checkpoint(keras.callbacks.Callback):
         if self.writing is not None:
             self.writing.result()
 
-    def _write(
-        self, best: int, improved: bool, progress: str, values: list[npt.NDArray[np.generic]]
-    ) -> None:
-        if improved:
-            with whole_file(best_model(self.folder, best)) as partial:
-                self.empty.save(partial)
-        with whole_file(self.folder / STATE) as partial:
-            names = {f"variable_{index}": value for index, value in enumerate(values)}
-            np.savez(partial, progress=np.array(progress), **names)  # type: ignore[arg-type]
-        for file in self.folder.glob("best-*.keras"):
-            if file != best_model(self.folder, best):
-                file.unlink()  # only now: the state before named it
+    def _write(self, epoch: int, best: int, progress: str, held: list[tf.Tensor]) -> None:
+        with whole_file(epoch_file(self.folder, epoch)) as partial:
+            write_variables(partial, progress, held)
+        keep = {epoch_file(self.folder, number) for number in (epoch, best)}
+        for file in self.folder.glob(FILES):
+            if file not in keep:
+                file.unlink()  # only now: until the newest was whole, this was the last one
 
 
-def best_model(folder: Path, epoch: int) -> Path:
-    """Return the file of the best model so far; each has its own, so the state always fits."""
-    return folder / f"best-{epoch:05}.keras"
+def epoch_file(folder: Path, epoch: int) -> Path:
+    """Return the file of an epoch, counted from 1."""
+    return folder / f"epoch-{epoch:05}.npz"
+
+
+def write_variables(path: Path, progress: str, variables: Sequence[tf.Tensor]) -> None:
+    """Write variables as NumPy's npz format, which has a checksum for each.
+
+    np.savez would copy them first: that takes twice the processor time beside a training.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(PROGRESS, progress)
+        for index, variable in enumerate(variables):
+            array = np.asarray(variable)
+            header = np.lib.format.header_data_from_array_1_0(array)
+            content = array.reshape(-1).view(np.uint8).data
+            with archive.open(f"{index}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for start in range(0, len(content), CHUNK):
+                    member.write(content[start : start + CHUNK])
 
 
 def restore(model: keras.Model, folder: Path, training: Training) -> Progress:
     """Bring a compiled model to where an earlier attempt left it; return how far that came.
 
-    Where there was none, or where its state is damaged, the model stays as it is.
+    A damaged file is told and passed over: the training goes on from the one before it that was
+    kept, or starts anew.
     """
-    path = folder / STATE
-    try:
-        with np.load(path) as state:  # the checksums of a zip file: damage raises
-            progress = Progress(**json.loads(str(state["progress"])))
-            values = [state[f"variable_{index}"] for index in range(len(state.files) - 1)]
-        best = progress.best(training)[0]
-        if best and not best_model(folder, best).is_file():
-            raise ValueError(f"{best_model(folder, best).name} is missing")
-    except FileNotFoundError:
-        return Progress()
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        print(f"{path} is damaged ({error}): the training starts anew.")
-        return Progress()
-    for variable, value in zip(variables_of(model), values, strict=True):
-        variable.assign(value)
-    return progress
+    for path in sorted(folder.glob(FILES), reverse=True):
+        try:
+            progress, values = _read(path)
+            best = progress.best(training)[0]
+            if best not in (0, progress.epochs):
+                _read(epoch_file(folder, best))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            print(f"{path} is damaged, or its best epoch's file ({error}): it is passed over.")
+            continue
+        for variable, value in zip(variables_of(model), values, strict=True):
+            variable.assign(value)
+        return progress
+    return Progress()
+
+
+def _read(path: Path) -> tuple[Progress, list[npt.NDArray[np.generic]]]:
+    with np.load(path) as content:  # the checksums of a zip file: damage raises
+        progress = Progress(**json.loads(content[PROGRESS]))
+        return progress, [content[str(index)] for index in range(len(content.files) - 1)]
+
+
+def assign_weights(model: keras.Model, folder: Path, epoch: int) -> None:
+    """Give a model the weights of an epoch, counted from 1; an optimizer's variables stay out."""
+    with np.load(epoch_file(folder, epoch)) as content:
+        for index, variable in enumerate(model.variables):
+            variable.assign(content[str(index)])
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
     """Return every variable that decides how a compiled model goes on training."""
     model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
+
+
+def _yield_to_training() -> None:
+    """Let the thread that writes take the time that the training leaves."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

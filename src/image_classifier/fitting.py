@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 
 from image_classifier import batches, devices, models, sweep_runs, tracking
-from image_classifier.checkpoint import Checkpoint, Progress
+from image_classifier.checkpoint import Checkpoint, Progress, assign_weights
 from image_classifier.dataset import PreparedDataset
 from image_classifier.schema import Config, Training
 from image_classifier.stopping import MedianStopping
@@ -48,7 +48,7 @@ def fit(
         model: With the weights and the optimizer of the last epoch in `progress`.
         config: All settings.
         dataset: The prepared images.
-        folder: For the best model and the state after every epoch; see `Checkpoint`.
+        folder: For the file of each epoch; see `Checkpoint`.
         progress: What earlier attempts did; what is done now is added.
         run_id: The MLflow run, or None where MLflow does not answer.
         costs: Returns the seconds spent so far, by kind.
@@ -68,7 +68,6 @@ def fit(
     if training.stop_below_median and run_id:
         curves = tracking.attempt(partial(sweep_runs.best_so_far_curves, training.monitor))
         stoppers.append(MedianStopping(curves or [], training))
-    empty = models.build(config.model, config.image.shape, len(dataset.classes))
     model.fit(
         batches.training_batches(
             dataset,
@@ -85,12 +84,28 @@ def fit(
         ),
         callbacks=[
             *stoppers,
-            Checkpoint(empty, folder, training, progress, stoppers, costs),
+            Checkpoint(folder, training, progress, stoppers, costs),
             EpochLogger(run_id, progress, training),
         ],
         shuffle=False,  # the batches are shuffled already
         verbose=1 if sys.stdout.isatty() else 2,  # a bar on a terminal, else a line an epoch
     )
+
+
+def best_model(
+    config: Config, dataset: PreparedDataset, folder: Path, progress: Progress
+) -> keras.Model:
+    """Return the model of the best epoch, in float32 and without an optimizer.
+
+    Args:
+        config: All settings.
+        dataset: The prepared images.
+        folder: With the files of the epochs; see `Checkpoint`.
+        progress: Of a training in which one epoch at least was good for something.
+    """
+    model = models.build(config.model, config.image.shape, len(dataset.classes))
+    assign_weights(model, folder, progress.best(config.training)[0])
+    return model
 
 
 class EpochLogger(keras.callbacks.Callback):

@@ -28,11 +28,11 @@ from image_classifier import (
     resume,
     tracking,
 )
-from image_classifier.checkpoint import Progress, best_model, restore
+from image_classifier.checkpoint import Progress, restore
 from image_classifier.classifier import Classifier
 from image_classifier.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.fitting import compiled_model, epoch_figures, fit
+from image_classifier.fitting import best_model, compiled_model, epoch_figures, fit
 from image_classifier.resume import Unfinished
 from image_classifier.schema import Config, Training
 
@@ -155,7 +155,7 @@ def fit_and_describe(
 
     folder = output / paths.MODEL
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(best_model(unfinished.folder, best_epoch), folder / classifier.WEIGHTS)
+    best_model(config, dataset, unfinished.folder, progress).save(folder / classifier.WEIGHTS)
     classifier.write_settings(folder, classifier_settings(config, dataset))
     best = decision.with_decision(Classifier.load(folder), dataset, config.evaluation)
     classifier.write_settings(folder, best.settings)
