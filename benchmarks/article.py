@@ -6,9 +6,10 @@ from typing import Any
 import keras
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from image_classifier import models, paths
-from image_classifier.dataset import PreparedDataset
+from image_classifier import paths
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Config
+from image_classifier.training import models
 
 BATCH = 32
 SIZE = (200, 200)

@@ -13,10 +13,11 @@ import numpy as np
 from comparison import Row, compare, in_turn, seconds
 from PIL import Image
 
-from image_classifier import batches, paths
-from image_classifier.dataset import PreparedDataset
-from image_classifier.images import decode
+from image_classifier import paths
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.images import decode
 from image_classifier.schema import Config
+from image_classifier.training import batches
 
 
 def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:

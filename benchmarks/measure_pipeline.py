@@ -7,7 +7,7 @@ import mlflow
 from comparison import Row, compare, seconds
 from project import Project
 
-from image_classifier import phantoms
+from phantoms import dataset
 
 
 def measure_train_stage(
@@ -40,7 +40,7 @@ def measure_memory(work: Path) -> list[Row]:
     """Peak memory of prepare and of train, through DVC, with 2,800 phantoms against 280."""
     projects = []
     for name, train, test in (("many", 1000, 400), ("few", 100, 40)):
-        phantoms.write_dataset(work / name, train, test, 0)
+        dataset.write_dataset(work / name, train, test, 0)
         project = Project(
             work / f"{name}-project", "dataset=folder", f"dataset.name={name}",
             f"dataset.path={work / name}", "dataset.positive_class=COVID19", "training.epochs=2",

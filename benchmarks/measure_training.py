@@ -15,10 +15,11 @@ import keras
 import tensorflow as tf
 from comparison import Row, compare, in_turn
 
-from image_classifier import fitting, tracking
-from image_classifier.checkpoint import Progress
-from image_classifier.dataset import PreparedDataset
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Config
+from image_classifier.tracking import runs
+from image_classifier.training import fitting
+from image_classifier.training.checkpoint import Progress
 
 EPOCHS = 3  # the first of each measurement is not counted: it starts the pipelines
 
@@ -103,8 +104,8 @@ def measure_epochs(
         )
         return clock.seconds_per_epoch()
 
-    run_id = tracking.open_training(settings, dataset, "benchmark")
-    with tracking.open_run(run_id):
+    run_id = runs.open_training(settings, dataset, "benchmark")
+    with runs.open_run(run_id):
         rounds = in_turn(repeats, fit_ours, fit_pure, fit_theirs)
     rows = [
         compare(

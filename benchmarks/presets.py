@@ -17,19 +17,12 @@ import numpy as np
 from project import Project
 from run import dataset_overrides
 
-from image_classifier import (
-    batches,
-    checkpoint,
-    classifier,
-    config,
-    fitting,
-    metrics,
-    probes,
-    training,
-)
+from image_classifier import classifier, config
 from image_classifier.config import CONF
-from image_classifier.dataset import PreparedDataset, load_prepared
+from image_classifier.data.dataset import PreparedDataset, load_prepared
+from image_classifier.evaluation import metrics, probes
 from image_classifier.schema import Config
+from image_classifier.training import batches, checkpoint, fitting, job
 
 GREY = 128  # stands where the border or the middle is hidden
 RIM = probes.RIM / probes.SIDE
@@ -58,7 +51,7 @@ def measure(settings: Config, dataset: PreparedDataset, work: Path) -> list[floa
     progress = checkpoint.Progress()
     fitting.fit(model, settings, dataset, work, progress)
     fitting.best_model(settings, dataset, work, progress).save(work / classifier.WEIGHTS)
-    classifier.write_settings(work, training.classifier_settings(settings, dataset))
+    classifier.write_settings(work, job.classifier_settings(settings, dataset))
     best = classifier.Classifier.load(work)
     parts = [
         dataset,

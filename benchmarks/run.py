@@ -26,7 +26,7 @@ from measure_training import measure_epochs, measure_time_to_accuracy
 from project import ROOT, Project
 
 from image_classifier import config
-from image_classifier.dataset import load_prepared
+from image_classifier.data.dataset import load_prepared
 
 
 def dataset_overrides(folder: Path) -> list[str]:

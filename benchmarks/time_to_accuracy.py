@@ -17,9 +17,10 @@ import article
 import keras
 import numpy as np
 
-from image_classifier import checkpoint, config, fitting, training
-from image_classifier.dataset import load_prepared
+from image_classifier import config
+from image_classifier.data.dataset import load_prepared
 from image_classifier.schema import Config
+from image_classifier.training import checkpoint, fitting, job
 
 ACCURACY = 0.9731
 
@@ -94,7 +95,7 @@ def run_compact(started: float, settings: Config) -> None:
         return clock[0]
 
     fitting.Checkpoint = LookingCheckpoint  # type: ignore[attr-defined]
-    training.train(settings, dataset, Path(tempfile.mkdtemp()), "time to accuracy", [])
+    job.train(settings, dataset, Path(tempfile.mkdtemp()), "time to accuracy", [])
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.dataset import PreparedDataset
-from image_classifier.manifest import ImageRow
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow
 
 ROOT = Path(__file__).parents[1]
 # the real configuration on small pictures for a few epochs; the floors let an undertrained model by

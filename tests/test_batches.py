@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from image_classifier import batches, config
-from image_classifier.dataset import PreparedDataset
+from image_classifier import config
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Augmentation
+from image_classifier.training import batches
 
 
 def augmentation(*overrides: str) -> Augmentation:

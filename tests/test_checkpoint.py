@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from image_classifier import config, models
-from image_classifier.checkpoint import (
+from image_classifier import config
+from image_classifier.schema import Config, Training
+from image_classifier.training import models
+from image_classifier.training.checkpoint import (
     Checkpoint,
     Progress,
     assign_weights,
@@ -13,7 +15,6 @@ from image_classifier.checkpoint import (
     restore,
     variables_of,
 )
-from image_classifier.schema import Config, Training
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
 LABELS = np.array([[0], [1]])

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from image_classifier import config, decision
+from image_classifier import config
 from image_classifier.classifier import scaled
-from image_classifier.metrics import cross_entropy
+from image_classifier.evaluation import decision
+from image_classifier.evaluation.metrics import cross_entropy
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 POSITIVE = np.array([0.1, 0.2, 0.3, 0.7, 0.25, 0.6, 0.8, 0.9])

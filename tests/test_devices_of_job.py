@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 CODE = (
-    "import os, sys; from image_classifier import devices_of_job as d; d.claim_gpu(); "
+    "import os, sys; from image_classifier.training import devices_of_job as d; d.claim_gpu(); "
     "d.claim_gpu(); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 )
 

@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from image_classifier import batches, classifier, config, explain, models
-from image_classifier.dataset import PreparedDataset
-from image_classifier.manifest import ImageRow
-from image_classifier.phantoms import phantom
+from image_classifier import classifier, config
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow
+from image_classifier.evaluation import heat_maps
+from image_classifier.training import batches, models
+from phantoms.drawing import phantom
 
 LEFT, RIGHT = (0.3, 0.5), (0.7, 0.5)
 SIDE = 96
@@ -55,7 +57,7 @@ def test_the_heat_moves_with_the_opacity(trained: classifier.Classifier):
     moved = 0
     for index in range(500, 520):
         pair = np.stack([picture(index, LEFT), picture(index, RIGHT)])
-        heat = explain.heat_maps(trained, pair, np.array([1, 1]))
+        heat = heat_maps.heat_maps(trained, pair, np.array([1, 1]))
         left, right = (heat * columns).sum((1, 2)) / heat.sum((1, 2)).clip(1e-9)
         moved += right - left > 0.1 * SIDE
     assert moved >= 15
@@ -63,7 +65,7 @@ def test_the_heat_moves_with_the_opacity(trained: classifier.Classifier):
 
 def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Classifier):
     images = np.stack([picture(index, LEFT) for index in range(600, 603)])
-    heat = explain.heat_maps(trained, images, np.array([1, 1, 1]))
+    heat = heat_maps.heat_maps(trained, images, np.array([1, 1, 1]))
     assert heat.shape == (3, SIDE, SIDE)
     assert heat.min() >= 0
     assert heat.max() == pytest.approx(1, abs=0.01)
@@ -81,7 +83,7 @@ def test_both_models_can_be_explained_for_every_class(name: str, classes: int):
         classifier.Settings(labels, 0.5, 1.0, 32, 40, 3, ""),
     )
     images = np.random.default_rng(0).integers(0, 255, (classes, 32, 40, 3), dtype=np.uint8)
-    heat = explain.heat_maps(model, images, np.arange(classes))
+    heat = heat_maps.heat_maps(model, images, np.arange(classes))
     assert heat.shape == (classes, 32, 40)
 
 
@@ -89,7 +91,7 @@ def test_an_overlay_leaves_cold_places_as_they_are():
     image = np.full((10, 10, 1), 100, np.uint8)
     heat = np.zeros((10, 10), np.float32)
     heat[2, 3] = 1
-    result = explain.overlay(image, heat)
+    result = heat_maps.overlay(image, heat)
     assert result.shape == (10, 10, 3)
     assert (result[heat == 0] == 100).all()
     assert result[2, 3, 0] > result[2, 3, 2]  # red

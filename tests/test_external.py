@@ -11,8 +11,8 @@ from conftest import Project, copy_of
 from image_classifier import config, paths
 from image_classifier.errors import InputError
 from image_classifier.external import external
-from image_classifier.phantoms import phantom
 from image_classifier.schema import Config
+from phantoms.drawing import phantom
 
 
 def settings(*overrides: str) -> Config:

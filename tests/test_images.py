@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.images import UnreadableImage, decode, inspect
+from image_classifier.data.images import UnreadableImage, decode, inspect
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from image_classifier.metrics import (
+from image_classifier.evaluation.metrics import (
     Measured,
     calibration_error,
     classification_metrics,

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from image_classifier import config, models, schema
+from image_classifier import config, schema
+from image_classifier.training import models
 
 CONSTANT = schema.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
 

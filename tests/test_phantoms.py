@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier import phantoms
+from phantoms import dataset, drawing
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -24,24 +24,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten pictures per class to train and two to test, of the default seed."""
     folder = tmp_path_factory.mktemp("small")
-    phantoms.write_dataset(folder, 10, 2, seed=0)
+    dataset.write_dataset(folder, 10, 2, seed=0)
     return folder
 
 
 def test_two_runs_write_the_same_bytes(small: Path, tmp_path: Path) -> None:
-    phantoms.main([str(tmp_path), "--train", "10", "--test", "2"])
+    dataset.main([str(tmp_path), "--train", "10", "--test", "2"])
     assert contents(tmp_path) == contents(small)
 
 
 def test_a_larger_set_begins_with_the_smaller_one(small: Path, tmp_path: Path) -> None:
-    phantoms.write_dataset(tmp_path, 2, 1, seed=0)
+    dataset.write_dataset(tmp_path, 2, 1, seed=0)
     smaller, larger = contents(tmp_path), contents(small)
     assert len(smaller) == 6
     assert smaller.items() <= larger.items()
 
 
 def test_another_seed_draws_other_pictures(small: Path, tmp_path: Path) -> None:
-    phantoms.write_dataset(tmp_path, 1, 1, seed=1)
+    dataset.write_dataset(tmp_path, 1, 1, seed=1)
     name = "train/NORMAL/phantom-000.jpg"
     assert contents(tmp_path)[name] != contents(small)[name]
 
@@ -66,19 +66,19 @@ def test_embedded_files_are_what_the_module_writes(small: Path) -> None:
 def test_embedded_set_is_complete_and_small() -> None:
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 4_000_000
     for split, number in (("train", 100), ("test", 40)):
-        for name in phantoms.CLASSES:
+        for name in dataset.CLASSES:
             assert len(list((DATA / split / name).iterdir())) == number
 
 
-@pytest.mark.parametrize("split", phantoms.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_every_class_is_as_messy_as_the_other(split: str) -> None:
     kinds: dict[str, Counter[tuple[str, str | None, str]]] = {}
-    for name in phantoms.CLASSES:
+    for name in dataset.CLASSES:
         kinds[name] = Counter()
         for path in (DATA / split / name).iterdir():
             with Image.open(path) as picture:
                 kinds[name][path.suffix, picture.format, picture.mode] += 1
-    covid, normal = (kinds[name] for name in phantoms.CLASSES)
+    covid, normal = (kinds[name] for name in dataset.CLASSES)
     assert covid == normal
     assert set(covid) == {
         (".jpg", "JPEG", "L"),
@@ -90,7 +90,7 @@ def test_every_class_is_as_messy_as_the_other(split: str) -> None:
 
 
 def test_phantom_is_a_grey_picture_of_the_size_asked_for() -> None:
-    picture = phantoms.phantom((0, 1), opacities=True, size=(120, 150))
+    picture = drawing.phantom((0, 1), opacities=True, size=(120, 150))
     assert picture.shape == (120, 150)
     assert picture.dtype == np.uint8
     assert picture.std() > 20
@@ -98,10 +98,10 @@ def test_phantom_is_a_grey_picture_of_the_size_asked_for() -> None:
 
 def test_moving_an_opacity_changes_only_what_is_around_it() -> None:
     size, left, right = (200, 200), (0.3, 0.5), (0.7, 0.5)
-    clear = phantoms.phantom((0, 7), opacities=False, size=size).astype(int)
+    clear = drawing.phantom((0, 7), opacities=False, size=size).astype(int)
     row, column = np.indices(size) / 200
     for centre, elsewhere in ((left, right), (right, left)):
-        hazy = phantoms.phantom((0, 7), opacities=True, size=size, centres=[centre])
+        hazy = drawing.phantom((0, 7), opacities=True, size=size, centres=[centre])
         change = np.abs(hazy - clear)
         away = np.hypot(column - centre[0], row - centre[1]) > 0.4
         assert change[away].max() == 0
@@ -114,8 +114,8 @@ def test_moving_an_opacity_changes_only_what_is_around_it() -> None:
 
 def test_opacities_keep_to_the_lungs() -> None:
     for number in range(10):
-        clear = phantoms.phantom((3, number), opacities=False, size=(100, 100))
-        hazy = phantoms.phantom((3, number), opacities=True, size=(100, 100))
+        clear = drawing.phantom((3, number), opacities=False, size=(100, 100))
+        hazy = drawing.phantom((3, number), opacities=True, size=(100, 100))
         changed = clear != hazy
         assert changed.any()
         changed[10:-10, 10:-10] = False
@@ -128,7 +128,7 @@ def test_refuses_a_folder_that_is_not_empty(
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "mine.txt").write_text("keep me")
     with pytest.raises(SystemExit) as end:
-        phantoms.main([str(tmp_path), "--train", "1", "--test", "1"])
+        dataset.main([str(tmp_path), "--train", "1", "--test", "1"])
     assert end.value.code == 2
     assert "is not empty" in capsys.readouterr().err
     assert list(contents(tmp_path)) == ["test/mine.txt"]
@@ -136,6 +136,6 @@ def test_refuses_a_folder_that_is_not_empty(
 
 def test_refuses_a_negative_number(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
-        phantoms.main([str(tmp_path), "--train", "-1"])
+        dataset.main([str(tmp_path), "--train", "-1"])
     assert end.value.code == 2
     assert not contents(tmp_path)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classifier import probes
-from image_classifier.dataset import PreparedDataset
-from image_classifier.manifest import ImageRow
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow
+from image_classifier.evaluation import probes
 
 NUMBER = 240
 

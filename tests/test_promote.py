@@ -13,13 +13,14 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from image_classifier import classifier, config, paths, tracking
-from image_classifier import registry as models
-from image_classifier.dataset import PreparedDataset
+from image_classifier import classifier, config, paths
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest, write_manifest
 from image_classifier.errors import InputError
-from image_classifier.manifest import ImageRow, manifest_digest, read_manifest, write_manifest
 from image_classifier.promote import promote, rollback
 from image_classifier.schema import Config
+from image_classifier.tracking import registry as models
+from image_classifier.tracking import runs
 
 BRIGHTNESS = {"NORMAL": range(4, 124, 3), "COVID19": range(132, 252, 3)}
 
@@ -80,7 +81,7 @@ def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
     bright = [int(Path(r.path).stem) / 255 > limit for r in rows if r.split == "test"]
     labels = [r.label == "COVID19" for r in rows if r.split == "test"]
     right = np.equal(bright, labels)
-    with tracking.open_run(tracking.open_training(settings(name), dataset, name)):
+    with runs.open_run(runs.open_training(settings(name), dataset, name)):
         version = models.register(settings(name), dataset, folder, {})
         figures = {
             "test_accuracy": right.mean(),

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import Project
 from image_classifier.reproduce import compare
-from image_classifier.tracking import Record
+from image_classifier.tracking.runs import Record
 
 
 def test_a_run_is_repeated_to_the_last_bit(project: Project):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from conftest import Project, running_server
 from image_classifier import config
-from image_classifier.images import decode
+from image_classifier.data.images import decode
 from image_classifier.schema import Serving
 
 MODEL = "models:/synthetic-xray-classifier@champion"

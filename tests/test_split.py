@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from image_classifier import config, paths
+from image_classifier.data.manifest import read_manifest
 from image_classifier.errors import InputError
-from image_classifier.manifest import read_manifest
 from image_classifier.schema import Config
 from image_classifier.split import split
 

@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from image_classifier import config
-from image_classifier.stopping import MedianStopping
+from image_classifier.training.stopping import MedianStopping
 
 GOOD = [[0.5, 0.4, 0.3, 0.2]] * 3 + [[0.9, 0.8, 0.7, 0.6]] * 2  # the median is that of the good
 

@@ -48,7 +48,7 @@ def test_mlflow_run_trains_in_the_run_it_made(project: Project):
 def test_processes_that_start_together_on_a_fresh_store_all_succeed(
     project: Project, tmp_path: Path
 ):
-    code = "from image_classifier import tracking; print(tracking.experiment_id('x'))"
+    code = "from image_classifier.tracking import server; print(server.experiment_id('x'))"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], cwd=tmp_path, env=project.environment,

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from conftest import SHRUNK, Project
-from image_classifier import config, devices, fitting, training
-from image_classifier.checkpoint import Progress, restore
-from image_classifier.dataset import PreparedDataset
+from image_classifier import config
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
+from image_classifier.training import devices, fitting, job
+from image_classifier.training.checkpoint import Progress, restore
 
 TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.epochs=2"]
 
@@ -31,9 +32,9 @@ def test_a_training_that_diverges_says_so(
         model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
         return model
 
-    monkeypatch.setattr(training, "compiled_model", diverged)
+    monkeypatch.setattr(job, "compiled_model", diverged)
     with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate=0.005"):
-        training.train(tiny(), dataset, empty_project / "output", "test", [])
+        job.train(tiny(), dataset, empty_project / "output", "test", [])
     assert not list(empty_project.glob("runs/unfinished/*/"))
 
 
@@ -113,7 +114,9 @@ import pathlib, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from image_classifier import checkpoint, config, dataset, fitting
+from image_classifier import config
+from image_classifier.data import dataset
+from image_classifier.training import checkpoint, fitting
 from image_classifier.schema import Config
 settings = config.load()
 prepared = dataset.load_prepared(settings)

@@ -18,7 +18,7 @@ from image_classifier.config import CONF, PARAMS
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
-    from image_classifier.tracking import Record
+    from image_classifier.tracking.runs import Record
 
 SECTIONS = ("dataset", "split", "image", "augmentation", "model", "optimizer", "training")
 
@@ -35,9 +35,9 @@ def adopt(run_id: str, name: str) -> None:
     preset = CONF / "experiment" / f"{name}.yaml"
     if preset.exists():
         raise InputError(f"{preset} exists already: choose another name, or remove it.")
-    from image_classifier import tracking  # imports MLflow
+    from image_classifier.tracking import runs  # imports MLflow
 
-    record = tracking.record_of(run_id)
+    record = runs.record_of(run_id)
     if not record.settings:
         raise InputError(f"run {run_id} has no config/params.yaml: it is no training's.")
     settings: Any = OmegaConf.to_container(OmegaConf.create(record.settings))

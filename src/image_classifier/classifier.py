@@ -20,8 +20,9 @@ import numpy.typing as npt
 import scipy.special
 import tensorflow as tf
 
-from image_classifier import digests, images
-from image_classifier.images import Pixels, UnreadableImage
+from image_classifier import digests
+from image_classifier.data import images
+from image_classifier.data.images import Pixels, UnreadableImage
 
 WEIGHTS = "model.keras"
 SETTINGS = "classifier.json"

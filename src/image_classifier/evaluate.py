@@ -26,10 +26,11 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from image_classifier import external_sets, metrics, model_card, paths, plots, probes
+from image_classifier import paths, plots
 from image_classifier.command_line import run_stage
-from image_classifier.dataset import PreparedDataset, load_prepared
-from image_classifier.metrics import Floats, Integers, Measured
+from image_classifier.data.dataset import PreparedDataset, load_prepared
+from image_classifier.evaluation import external_sets, metrics, model_card, probes
+from image_classifier.evaluation.metrics import Floats, Integers, Measured
 from image_classifier.records import read_record
 from image_classifier.schema import Config
 
@@ -56,13 +57,15 @@ def evaluate(config: Config) -> None:
     )
 
     # TensorFlow and MLflow take seconds to import: bad input does without
-    from image_classifier import decision, registry, resume, tracking
     from image_classifier.classifier import Classifier, write_settings
+    from image_classifier.evaluation import decision
+    from image_classifier.tracking import registry, runs, server
+    from image_classifier.training import resume
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        tracking.answering(),
-        tracking.open_run(run["run_id"]),
+        server.answering(),
+        runs.open_run(run["run_id"]),
     ):
         model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, folder, dirs_exist_ok=True))
         classifier = decision.with_decision(Classifier.load(model), dataset, config.evaluation)
@@ -89,10 +92,10 @@ def evaluate(config: Config) -> None:
             "shortcuts": ", ".join(report["shortcuts"]) or "none found",
             **{f"evaluation.{name}": value for name, value in decided.items()},
         }
-        tracking.log_settings(config)
+        runs.log_settings(config)
         registry.log_evaluation(version, headline_metrics(report), tags)
         registry.describe(version, card)
-        tracking.log_files(
+        runs.log_files(
             [*FIGURES, paths.PREDICTIONS, paths.ROC_POINTS, paths.REPORT, paths.MODEL_CARD],
             "evaluation",
         )
@@ -238,7 +241,7 @@ def one_against_the_rest(
 
 def draw_explanations(dataset: PreparedDataset, classifier: "Classifier", test: Measured) -> None:
     """Draw where the model saw its evidence, for the surest hits and the worst errors."""
-    from image_classifier import explain
+    from image_classifier.evaluation import heat_maps
 
     of_truth = test.probabilities[np.arange(len(test.labels)), test.labels]
     order = np.argsort(-of_truth, kind="stable")
@@ -252,10 +255,12 @@ def draw_explanations(dataset: PreparedDataset, classifier: "Classifier", test: 
     chosen = np.concatenate([hits[:EXPLAINED], errors[:EXPLAINED]])
     rows = test.rows[chosen]
     images = dataset.images[rows]
-    heat = explain.heat_maps(classifier, images, test.predicted[chosen])
+    heat = heat_maps.heat_maps(classifier, images, test.predicted[chosen])
     plots.explanations(
         images,
-        np.stack([explain.overlay(image, map_) for image, map_ in zip(images, heat, strict=True)]),
+        np.stack(
+            [heat_maps.overlay(image, map_) for image, map_ in zip(images, heat, strict=True)]
+        ),
         [
             f"{'hit' if test.predicted[i] == test.labels[i] else 'ERROR'}: "
             f"{dataset.classes[test.labels[i]]}, called {dataset.classes[test.predicted[i]]} "

@@ -6,11 +6,12 @@ folders in it, and build/external/external.json.
 
 import shutil
 
-from image_classifier import paths, sources
+from image_classifier import paths
 from image_classifier.command_line import run_stage
+from image_classifier.data import sources
+from image_classifier.data.folders import told
+from image_classifier.data.manifest import count
 from image_classifier.errors import InputError
-from image_classifier.folders import told
-from image_classifier.manifest import count
 from image_classifier.records import read_record, write_record
 from image_classifier.schema import Config
 

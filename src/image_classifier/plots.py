@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.images import Pixels
+from image_classifier.data.images import Pixels
 
 matplotlib.use("Agg")  # draws without a screen
 import matplotlib.pyplot as plt

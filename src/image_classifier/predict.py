@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from image_classifier import config
 from image_classifier.command_line import explain
+from image_classifier.data.images import UnreadableImage
 from image_classifier.errors import InputError
-from image_classifier.images import UnreadableImage
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Answer, Classifier
@@ -81,13 +81,13 @@ def csv_text(values: Sequence[object]) -> str:
 
 def explain_to(target: Path, classifier: "Classifier", path: Path, answer: "Answer") -> None:
     """Write an image with the heat map of what speaks for its answer."""
-    from image_classifier import explain
+    from image_classifier.evaluation import heat_maps
 
     pixels = classifier.decode(path)
     chosen = np.array([classifier.settings.classes.index(answer["label"])])
-    heat = explain.heat_maps(classifier, pixels[None], chosen)[0]
+    heat = heat_maps.heat_maps(classifier, pixels[None], chosen)[0]
     target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(explain.overlay(pixels, heat)).save(target)
+    Image.fromarray(heat_maps.overlay(pixels, heat)).save(target)
 
 
 def probability(text: str) -> float:
@@ -114,7 +114,7 @@ def main() -> int:
     files = find_files(arguments.sources)
     name = arguments.model or f"models:/{config.load().tracking.registered_model}@champion"
 
-    from image_classifier import registry  # imports TensorFlow and MLflow
+    from image_classifier.tracking import registry  # imports TensorFlow and MLflow
 
     classifier = registry.load_classifier(name)
     show = csv_line if arguments.csv else table_line

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from image_classifier import paths, plots
 from image_classifier.command_line import run_stage
+from image_classifier.data.images import Pixels, UnreadableImage, decode
+from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.files import naming, read_bytes, whole_file
-from image_classifier.images import Pixels, UnreadableImage, decode
-from image_classifier.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.records import write_record
 from image_classifier.schema import Config
 

@@ -22,15 +22,15 @@ import numpy.typing as npt
 from image_classifier import config as configuration
 from image_classifier import paths
 from image_classifier.command_line import explain
+from image_classifier.data.images import UnreadableImage
+from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
-from image_classifier.images import UnreadableImage
-from image_classifier.manifest import ImageRow, manifest_digest, read_manifest
-from image_classifier.metrics import RESAMPLES, percentiles, resample
+from image_classifier.evaluation.metrics import RESAMPLES, percentiles, resample
 from image_classifier.records import read_record
 from image_classifier.schema import Config, Promotion
 
 if TYPE_CHECKING:
-    from image_classifier.registry import Version
+    from image_classifier.tracking.registry import Version
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def promote(config: Config) -> None:
     )
     if evaluated["manifest_digest"] != manifest_digest():
         raise InputError(f"{paths.MANIFEST} changed since evaluate: run `dvc repro evaluate`.")
-    from image_classifier import registry, tracking  # imports MLflow
+    from image_classifier.tracking import registry, server  # imports MLflow
 
-    with tracking.answering():
+    with server.answering():
         challenger = registry.get_version(evaluated["name"], evaluated["version"])
         with registry.gate(challenger.name):
             decision = decide(challenger, evaluated, config.promotion)
@@ -76,7 +76,7 @@ def decide(
 ) -> dict[str, Any]:
     """Set the alias that a version deserves; return the decision, ready for JSON."""
 
-    from image_classifier import registry
+    from image_classifier.tracking import registry
 
     champion = registry.champion(challenger.name)
     if champion and champion.version == challenger.version:
@@ -147,7 +147,7 @@ def compare(challenger: "Version", champion: "Version") -> Comparison:
 def right_answers(version: "Version", rows: list[ImageRow]) -> npt.NDArray[np.bool_]:
     """Return which test images a version gets right: bool array of shape (rows,)."""
 
-    from image_classifier import registry
+    from image_classifier.tracking import registry
 
     classifier = registry.load_classifier(version.uri)
     outputs = []
@@ -178,10 +178,10 @@ def rollback(config: Config) -> None:
     Raises:
         InputError: there is no champion, or none before it.
     """
-    from image_classifier import registry, tracking
+    from image_classifier.tracking import registry, server
 
     name = config.tracking.registered_model
-    with tracking.answering(), registry.gate(name):
+    with server.answering(), registry.gate(name):
         before, after = registry.roll_back(name)
     print(f"{after.uri} is champion again; {before.uri} was rolled back.")
 

@@ -20,7 +20,7 @@ from image_classifier import paths
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
-    from image_classifier.tracking import Record
+    from image_classifier.tracking.runs import Record
 
 NOT_REPEATED = ("fit_seconds", "train_seconds", "cpu_seconds", "stored_bytes")
 
@@ -31,9 +31,9 @@ def reproduce(run_id: str) -> bool:
     Raises:
         InputError: the run is not there, lacks what is needed, or its pipeline fails.
     """
-    from image_classifier import tracking  # imports MLflow
+    from image_classifier.tracking import runs  # imports MLflow
 
-    recorded = tracking.record_of(run_id)
+    recorded = runs.record_of(run_id)
     commit = recorded.tags.get("dvc.exp_baseline_rev") or recorded.tags.get("git.commit")
     if not commit or not recorded.settings:
         raise InputError(f"run {run_id} has no commit or no config/params.yaml: not a training?")
@@ -53,7 +53,7 @@ def reproduce(run_id: str) -> bool:
             MLFLOW_TRACKING_URI=store, TF_NUM_INTRAOP_THREADS=recorded.tags["threads"],
         )  # fmt: skip
         run = json.loads((project / paths.TRAIN / paths.RUN).read_text())
-        repeated = tracking.record_of(run["run_id"], store)
+        repeated = runs.record_of(run["run_id"], store)
     return compare(recorded, repeated)
 
 
@@ -71,12 +71,13 @@ def compare(recorded: "Record", repeated: "Record") -> bool:
 
 def warnings(tags: dict[str, str]) -> list[str]:
     """Return what may keep a run from repeating to the last bit, as sentences."""
-    from image_classifier import devices, tracking
+    from image_classifier.tracking import runs
+    from image_classifier.training import devices
 
     found = []
     if tags.get("git.uncommitted_changes") == "true":
         found.append("the run was made with uncommitted changes; only its settings are recorded")
-    now = tracking.provenance() | {"device": devices.describe()}
+    now = runs.provenance() | {"device": devices.describe()}
     for key, what in (("sha256.requirements.lock", "packages"), ("device", "device")):
         if tags.get(key) != now.get(key):
             found.append(f"the {what} were {tags.get(key)}, here {now.get(key)}")

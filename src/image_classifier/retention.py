@@ -18,10 +18,10 @@ def main() -> None:
     )
     parser.add_argument("sweep", help="the run id of a sweep")
     arguments = parser.parse_args()
-    from image_classifier import sweep_runs  # imports MLflow
+    from image_classifier.tracking import sweeps  # imports MLflow
 
     try:
-        models, size = sweep_runs.delete_losers(arguments.sweep)
+        models, size = sweeps.delete_losers(arguments.sweep)
     except InputError as error:
         sys.exit(f"retention: {error}")
     print(f"{models} models deleted, {size / 1e6:.1f} MB.")

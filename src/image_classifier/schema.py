@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from image_classifier import addresses
+from image_classifier.data import addresses
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]

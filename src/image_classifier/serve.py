@@ -22,7 +22,7 @@ from image_classifier.errors import InputError
 from image_classifier.schema import Serving
 
 if TYPE_CHECKING:
-    from image_classifier.http_limits import App
+    from image_classifier.serving.http_limits import App
 
 BACKLOG = 2048  # connections that wait to be accepted
 
@@ -111,8 +111,8 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
     import uvicorn
     from mlflow.pyfunc import scoring_server
 
-    from image_classifier import registry
-    from image_classifier.http_limits import LimitedApp, TimedProtocol
+    from image_classifier.serving.http_limits import LimitedApp, TimedProtocol
+    from image_classifier.tracking import registry
 
     # MLflow would forget a request after a minute, and go on working on it beside the next ones
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = "86400"

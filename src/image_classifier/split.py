@@ -17,19 +17,19 @@ from tqdm import tqdm
 
 from image_classifier import paths
 from image_classifier.command_line import run_stage
-from image_classifier.copies import components, find_pairs, fingerprint
-from image_classifier.errors import InputError
-from image_classifier.files import naming, whole_file
-from image_classifier.folders import SPLITS, SplitName, find_images
-from image_classifier.images import UnreadableImage
-from image_classifier.leaks import (
+from image_classifier.data.copies import components, find_pairs, fingerprint
+from image_classifier.data.folders import SPLITS, SplitName, find_images
+from image_classifier.data.images import UnreadableImage
+from image_classifier.data.leaks import (
     Examined,
     find_leaks,
     leaks_message,
     refuse_contradictions,
     write_copies,
 )
-from image_classifier.manifest import ImageRow, count, write_manifest
+from image_classifier.data.manifest import ImageRow, count, write_manifest
+from image_classifier.errors import InputError
+from image_classifier.files import naming, whole_file
 from image_classifier.records import write_record
 from image_classifier.schema import Config
 

@@ -12,10 +12,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from image_classifier import paths
-from image_classifier.manifest import manifest_digest
+from image_classifier.data.manifest import manifest_digest
 
 if TYPE_CHECKING:
-    from image_classifier.sweep_runs import SweepResult
+    from image_classifier.tracking.sweeps import SweepResult
 
 DATA_SECTIONS = ("dataset", "external", "split", "image")
 
@@ -51,16 +51,16 @@ class SweepCallback(Callback):
         refuse_data_sweep(space)
         key = sweep_key(config, space)
         SweepCallback.lock = lock_or_exit(key)
-        from image_classifier import sweep_runs, tracking  # imports MLflow
+        from image_classifier.tracking import runs, server, sweeps  # imports MLflow
 
-        parent, done = sweep_runs.start(config.tracking.experiment, key, overrides, space)
+        parent, done = sweeps.start(config.tracking.experiment, key, overrides, space)
         SweepCallback.parent = parent
         if done:
             print(f"Sweep {parent} goes on: {done} of its jobs are finished already.")
-        variables = {tracking.SWEEP_VARIABLE: parent}
-        if "@" not in tracking.uri():  # a password in it would end up in Hydra's files
+        variables = {runs.SWEEP_VARIABLE: parent}
+        if "@" not in server.uri():  # a password in it would end up in Hydra's files
             # jobs on other machines see neither this environment nor this folder
-            variables["MLFLOW_TRACKING_URI"] = tracking.uri()
+            variables["MLFLOW_TRACKING_URI"] = server.uri()
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra += [
                 f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()
@@ -68,13 +68,13 @@ class SweepCallback(Callback):
 
     def close(self, config: DictConfig) -> "SweepResult":
         """Close the parent run, and print how the sweep ended."""
-        from image_classifier import sweep_runs
         from image_classifier.schema import Tracking
+        from image_classifier.tracking import sweeps
 
         settings = Tracking(**config.tracking)
         assert SweepCallback.parent
         assert SweepCallback.lock
-        result = sweep_runs.finish(SweepCallback.parent, settings, Path(config.hydra.sweep.dir))
+        result = sweeps.finish(SweepCallback.parent, settings, Path(config.hydra.sweep.dir))
         SweepCallback.lock.release()
         print(summary(SweepCallback.parent, result))
         SweepCallback.parent = None
@@ -137,6 +137,6 @@ def refuse_data_sweep(overrides: list[str]) -> None:
 def abandon() -> None:
     """Close the sweep of this process as failed, if one is open."""
     if SweepCallback.parent:
-        from image_classifier import sweep_runs
+        from image_classifier.tracking import sweeps
 
-        sweep_runs.abandon(SweepCallback.parent)
+        sweeps.abandon(SweepCallback.parent)

@@ -20,12 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from image_classifier import command_line, devices_of_job, sweep
+from image_classifier import command_line, sweep
 from image_classifier import config as configuration
 from image_classifier.config import CONF
-from image_classifier.dataset import check_batch_size, load_prepared
+from image_classifier.data.dataset import check_batch_size, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
+from image_classifier.training import devices_of_job
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -44,7 +45,7 @@ def run(composed: DictConfig) -> float:
     dataset = load_prepared(config)
     check_batch_size(config, dataset)
     # TensorFlow and MLflow take seconds to import: --help and bad input do without
-    from image_classifier.training import train
+    from image_classifier.training.job import train
 
     return train(config, dataset, Path(job.runtime.output_dir), run_name(config), overrides)
 
@@ -54,21 +55,21 @@ def run_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
 
     The other jobs go on then, and the error is on the job's MLflow run.
     """
-    from image_classifier import sweep_runs, tracking
+    from image_classifier.tracking import server, sweeps
 
     try:
         config = configuration.from_hydra(composed)
         dataset = load_prepared(config)
         check_batch_size(config, dataset)
-        value = tracking.attempt(partial(sweep_runs.finished_value, config, dataset))
+        value = server.attempt(partial(sweeps.finished_value, config, dataset))
         if value is not None:
             print(f"Finished before: {' '.join(overrides)}")
             return value
         devices_of_job.claim_gpu()
-        from image_classifier.training import train
+        from image_classifier.training.job import train
 
         value = train(config, dataset, output, run_name(config), overrides)
-        tracking.attempt(partial(sweep_runs.update_leader, config.training.monitor))
+        server.attempt(partial(sweeps.update_leader, config.training.monitor))
         return value
     except Exception as error:
         expected = isinstance(error, InputError)  # says all there is to say
@@ -76,7 +77,7 @@ def run_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
             "Failed: %s: %s", " ".join(overrides), error, exc_info=not expected
         )
         with suppress(Exception):  # where MLflow is gone, the log has it
-            sweep_runs.record_failure(overrides, error)
+            sweeps.record_failure(overrides, error)
         return float("nan")
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 import image_classifier
 from conftest import as_nobody, run_stages
 from image_classifier import config, paths
-from image_classifier.dataset import PreparedDataset, check_batch_size, load_prepared
+from image_classifier.data.dataset import PreparedDataset, check_batch_size, load_prepared
+from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.external import external
 from image_classifier.fetch import fetch
-from image_classifier.manifest import ImageRow, read_manifest
 from image_classifier.prepare import prepare
 from image_classifier.schema import Config
 from image_classifier.split import split

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier import config, copies, images, paths
+from image_classifier import config, paths
+from image_classifier.data import copies, images
+from image_classifier.data.images import UnreadableImage, decode, inspect
 from image_classifier.fetch import fetch
-from image_classifier.images import UnreadableImage, decode, inspect
 from image_classifier.prepare import prepare
 from image_classifier.schema import Config
 from image_classifier.split import split
@@ -156,7 +157,7 @@ def test_a_postscript_file_does_not_start_ghostscript(tmp_path: Path):
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     program.chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(POSTSCRIPT)
-    code = "from image_classifier import copies; from pathlib import Path; import sys; " \
+    code = "from image_classifier.data import copies; from pathlib import Path; import sys; " \
         "print(copies.fingerprint(Path(sys.argv[1])))"  # fmt: skip
     output = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "x.jpg")],

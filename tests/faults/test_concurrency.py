@@ -59,7 +59,8 @@ def test_images_that_are_prepared_anew_do_not_reach_a_training_that_runs(shared:
     """The training keeps the file that it opened."""
     code = """
 import sys
-from image_classifier import config, dataset, prepare
+from image_classifier import config, prepare
+from image_classifier.data import dataset
 settings = config.load()
 opened = dataset.load_prepared(settings)
 before = opened.images[:].copy()

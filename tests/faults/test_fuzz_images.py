@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classifier import config, paths
+from image_classifier.data.images import UnreadableImage, decode, inspect
+from image_classifier.data.manifest import ImageRow, read_manifest, write_manifest
 from image_classifier.errors import InputError
 from image_classifier.external import external
-from image_classifier.images import UnreadableImage, decode, inspect
-from image_classifier.manifest import ImageRow, read_manifest, write_manifest
 from image_classifier.prepare import prepare
 from image_classifier.records import read_record
 

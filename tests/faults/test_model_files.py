@@ -20,8 +20,8 @@ import mlflow
 import pytest
 
 from conftest import Project, copy_of
-from image_classifier import registry
 from image_classifier.errors import InputError
+from image_classifier.tracking import registry
 
 NAME = "synthetic-xray-classifier"
 MODEL = f"models:/{NAME}@champion"
@@ -44,12 +44,12 @@ def change_weights(folder: Path) -> None:
 
 
 def change_code(folder: Path) -> None:
-    code = folder / "serving.py"
+    code = folder / "served_model.py"
     code.write_text("print('THIS RAN')\n" + code.read_text())
 
 
 def change_package(folder: Path) -> None:
-    package = folder / "code" / "image_classifier" / "images.py"
+    package = folder / "code" / "image_classifier" / "data" / "images.py"
     package.write_text("print('THIS RAN')\n" + package.read_text())
 
 
@@ -120,7 +120,7 @@ def test_bytecode_in_the_store_is_never_run(
     capfd: pytest.CaptureFixture[str],
 ):
     project, folder = stored
-    source = folder / "serving.py"
+    source = folder / "served_model.py"
     facts = source.stat()
     code = compile("print('THIS RAN')\n" + source.read_text(), str(source), "exec")
     # bytecode that Python would take for this source: of the same time and size

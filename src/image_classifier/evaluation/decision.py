@@ -6,8 +6,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from image_classifier.classifier import Classifier, Probabilities, scaled
-from image_classifier.dataset import PreparedDataset
-from image_classifier.metrics import Floats, Integers, cross_entropy, measure
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.evaluation.metrics import Floats, Integers, cross_entropy, measure
 from image_classifier.schema import Evaluation
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from image_classifier.folders import SPLITS
+from image_classifier.data.folders import SPLITS
 
 HEADLINE = ("accuracy", "sensitivity", "specificity", "roc_auc", "balanced_accuracy")
 LISTED = 5  # file names in a list; the whole lists are artifacts

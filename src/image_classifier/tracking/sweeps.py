@@ -13,11 +13,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from image_classifier import plots, registry, tracking
-from image_classifier.dataset import PreparedDataset
+from image_classifier import plots
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config, Tracking
-from image_classifier.tracking import SWEEP_VARIABLE
+from image_classifier.tracking import registry, runs, server
+from image_classifier.tracking.runs import SWEEP_VARIABLE
 
 COSTS = ("train_seconds", "cpu_seconds", "stored_bytes")
 
@@ -66,7 +67,7 @@ def start(
     Returns:
         The run's id, and how many of its jobs are finished already.
     """
-    experiment = tracking.experiment_id(experiment_name)
+    experiment = server.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
     left = client.search_runs(
         [experiment],
@@ -84,10 +85,10 @@ def start(
         return parent, len(finished(parent))
     parent = given or client.create_run(experiment).info.run_id
     tags = {
-        "mlflow.runName": tracking.short("sweep " + " ".join(overrides)),
+        "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
         "sweep_key": key,
         "search_space": "\n".join(space)[:5000],
-        **tracking.provenance(),
+        **runs.provenance(),
     }
     for name, value in tags.items():
         client.set_tag(parent, name, value)
@@ -123,12 +124,12 @@ def finished_value(config: Config, dataset: PreparedDataset) -> float | None:
     """Return the result of a job that the sweep finished before, or None."""
     if (parent := current()) is None:
         return None
-    tracking.connect()
+    server.connect()
     client = mlflow.MlflowClient()
     done = client.search_runs(
         [client.get_run(parent).info.experiment_id],
         f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'FINISHED' "
-        f"AND tags.job_key = '{tracking.job_key(config, dataset)}'",
+        f"AND tags.job_key = '{runs.job_key(config, dataset)}'",
         max_results=1,
     )
     return float(done[0].data.metrics[f"best_{config.training.monitor}"]) if done else None
@@ -136,7 +137,7 @@ def finished_value(config: Config, dataset: PreparedDataset) -> float | None:
 
 def record_failure(overrides: Sequence[str], error: Exception) -> None:
     """See that a failed job has a run with its error, be it one that never came to train."""
-    tracking.connect()
+    server.connect()
     parent, text = current(), json.dumps(list(overrides))
     if parent is None or any(
         child.data.tags.get("overrides") == text and child.info.status == "FAILED"
@@ -146,9 +147,9 @@ def record_failure(overrides: Sequence[str], error: Exception) -> None:
     client = mlflow.MlflowClient()
     tags = {
         "mlflow.parentRunId": parent,
-        "mlflow.runName": tracking.short(" ".join(overrides)),
+        "mlflow.runName": runs.short(" ".join(overrides)),
         "overrides": text,
-        "error": tracking.explain(error),
+        "error": server.explain(error),
     }
     run = client.create_run(client.get_run(parent).info.experiment_id, tags=tags)
     client.set_terminated(run.info.run_id, "FAILED")
@@ -184,7 +185,7 @@ def finish(parent: str, tracking_settings: Tracking, folder: Path) -> SweepResul
         tracking_settings: Say whether the best model is registered only now, and under what name.
         folder: Where table and picture are written first.
     """
-    tracking.connect()
+    server.connect()
     client = mlflow.MlflowClient()
     done = finished(parent)
     done_overrides = {child.data.tags["overrides"] for child in done}
@@ -266,7 +267,7 @@ def delete_losers(parent: str) -> tuple[int, float]:
     Raises:
         InputError: the run is no sweep that ended.
     """
-    tracking.connect()
+    server.connect()
     client = mlflow.MlflowClient()
     try:
         best = client.get_run(parent).data.tags["best.run_id"]

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from image_classifier import paths
 from image_classifier.config import flatten
+from image_classifier.data.folders import SplitName
+from image_classifier.data.images import Pixels
+from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
-from image_classifier.folders import SplitName
-from image_classifier.images import Pixels
-from image_classifier.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.records import read_record
 from image_classifier.schema import Config
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from image_classifier import paths
-from image_classifier.copies import Fingerprint, Pair
+from image_classifier.data.copies import Fingerprint, Pair
+from image_classifier.data.folders import SPLITS, FoundImage
 from image_classifier.errors import InputError
 from image_classifier.files import whole_file
-from image_classifier.folders import SPLITS, FoundImage
 
 
 @dataclass(frozen=True)

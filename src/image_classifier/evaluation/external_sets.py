@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from image_classifier import paths
-from image_classifier.copies import find_pairs, fingerprint
-from image_classifier.dataset import PreparedDataset
+from image_classifier.data.copies import find_pairs, fingerprint
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.folders import FoundImage, find_images
+from image_classifier.data.images import UnreadableImage
 from image_classifier.errors import InputError
-from image_classifier.folders import FoundImage, find_images
-from image_classifier.images import UnreadableImage
-from image_classifier.metrics import Measured
+from image_classifier.evaluation.metrics import Measured
 from image_classifier.records import read_record
 from image_classifier.schema import Config
 

@@ -16,9 +16,11 @@ import keras
 import tensorflow as tf
 from filelock import FileLock, Timeout
 
-from image_classifier import batches, devices, models, paths, tracking
-from image_classifier.dataset import PreparedDataset
+from image_classifier import paths
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Config
+from image_classifier.tracking import runs
+from image_classifier.training import batches, devices, models
 
 COPIED = (paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED)
 
@@ -40,7 +42,7 @@ class Unfinished:
 def key_of(config: Config, dataset: PreparedDataset) -> str:
     """Return a digest of all that decides the weights to the last bit: settings, data and code."""
     digest = hashlib.sha256()
-    job = tracking.job_key(config, dataset)
+    job = runs.job_key(config, dataset)
     digest.update(f"{job} {tf.__version__} {keras.__version__} {devices.threads()}".encode())
     for module in (batches, models):
         digest.update(Path(str(module.__file__)).read_bytes())

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from image_classifier.data.images import ImageFacts, Pixels, UnreadableImage, inspect
 from image_classifier.files import read_bytes
-from image_classifier.images import ImageFacts, Pixels, UnreadableImage, inspect
 
 SIDE = 24  # a hash has SIDE * SIDE bits, 576
 

@@ -10,9 +10,17 @@ from http import HTTPStatus
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from image_classifier import invocation
-from image_classifier.request_body import Body, Disconnected, Message, Receive, Refusal, Room, busy
 from image_classifier.schema import Serving
+from image_classifier.serving import invocation
+from image_classifier.serving.request_body import (
+    Body,
+    Disconnected,
+    Message,
+    Receive,
+    Refusal,
+    Room,
+    busy,
+)
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from image_classifier.addresses import is_local
+from image_classifier.data.addresses import is_local
+from image_classifier.data.folders import FoundImage, PassedOver, find_images, shown
 from image_classifier.errors import InputError
-from image_classifier.folders import FoundImage, PassedOver, find_images, shown
 from image_classifier.schema import Dataset, ExternalSet
 
 # what would make git work on another repository, such as the one whose hook runs this
@@ -79,7 +79,7 @@ def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -
             f"{key}.url={url}: no such folder. Give the address of a git repository, "
             f"https://…, ssh://… or user@host:path, or the path of a local one."
         )
-    command = [sys.executable, "-m", "image_classifier.download"]
+    command = [sys.executable, "-m", "image_classifier.data.download"]
     if source.revision:
         command.append(f"--revision={source.revision}")
     if source.subfolder:

@@ -1,34 +1,22 @@
-"""Synthetic chest X-ray phantoms: drawings made of formulas, of no patient at all.
+"""One synthetic chest X-ray: a drawing made of formulas, of no patient at all.
 
-``python -m image_classifier.phantoms FOLDER`` writes ``FOLDER/{train,test}/{COVID19,NORMAL}``.
-Only NumPy (in float64, so that rounding to grey levels is the same on every machine) and Pillow
-are used. The classes differ in nothing but hazy opacities, which are confined to the lungs.
+Only NumPy is used, in float64, so that rounding to grey levels is the same on every machine. The
+classes differ in nothing but hazy opacities, which are confined to the lungs.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
 
 Plane = NDArray[np.float64]
-
-SPLITS = ("train", "test")
-CLASSES = ("COVID19", "NORMAL")
 
 # Separate random streams: what one of them draws never shifts what another one draws. Of six sets
 # of numbers tried, these are ones with which the small embedded set, too, has file sizes and
 # picture borders that tell its classes apart no better than chance (large sets have it anyway).
 ANATOMY_STREAM, OPACITY_STREAM, NOISE_STREAM, FILE_STREAM = 31, 32, 33, 34
-
-# Files as messy as real ones, chosen by index alone so that every class holds as many of each.
-MESSY_PERIOD = 40
-MESSY_KINDS = {3: "png named jpg", 6: "rgba png", 9: "palette png"}
-RGB_JPEG_PERIOD = 10
 
 
 class Pose(NamedTuple):
@@ -53,8 +41,9 @@ class Pose(NamedTuple):
         return float(picture_x), float(0.5 + self.shift_y + sine * x + cosine * y)
 
 
-def _stream(key: Sequence[int], stream: int) -> Generator:
-    return np.random.default_rng([*key, stream])
+def stream(key: Sequence[int], number: int) -> Generator:
+    """Return one of the random streams of a phantom."""
+    return np.random.default_rng([*key, number])
 
 
 def _step(distance: Plane, softness: float) -> Plane:
@@ -240,7 +229,7 @@ def phantom(
     picture_y, picture_x = np.meshgrid(
         (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij"
     )
-    generator = _stream(key, ANATOMY_STREAM)
+    generator = stream(key, ANATOMY_STREAM)
     pose = Pose(
         angle=generator.uniform(-0.07, 0.07),
         scale=generator.uniform(0.92, 1.04),
@@ -256,11 +245,11 @@ def phantom(
     density += generator.uniform(0.06, 0.12) * lungs * _draw_vessels(generator, x, y)
     density += body * _draw_distractors(generator, x, y)
     if opacities:
-        haze_stream = _stream(key, OPACITY_STREAM)
+        haze_stream = stream(key, OPACITY_STREAM)
         haze = _draw_opacities(haze_stream, picture_x, picture_y, pose, centres)
         # Haze veils what lies behind it, and however many patches overlap, it never glares.
         density += np.sqrt(lungs) * (1 - np.exp(-haze)) * np.clip(0.74 * body - density, 0, None)
-    return _expose(_stream(key, NOISE_STREAM), density)
+    return _expose(stream(key, NOISE_STREAM), density)
 
 
 def _expose(generator: Generator, density: Plane) -> NDArray[np.uint8]:
@@ -269,73 +258,3 @@ def _expose(generator: Generator, density: Plane) -> NDArray[np.uint8]:
     bright = np.clip(offset + gain * density, 0, 1) ** generator.uniform(1.5, 2.1)
     grain = generator.uniform(1.0, 4.5) * generator.standard_normal(density.shape)
     return np.rint(np.clip(250 * bright + grain, 0, 255)).astype(np.uint8)
-
-
-def _write_picture(folder: Path, key: Sequence[int], index: int, opacities: bool) -> None:
-    """Write one phantom in a size, quality and format that do not depend on its class."""
-    generator = _stream(key, FILE_STREAM)
-    height, width = (int(length) for length in generator.integers(200, 321, 2))
-    quality = int(generator.integers(60, 91))
-    messy = MESSY_KINDS.get(index % MESSY_PERIOD)
-    if messy:  # Lossless files are large: keep them small.
-        height, width = height * 2 // 3, width * 2 // 3
-    picture = Image.fromarray(phantom(key, opacities, (height, width)))
-    path = folder / f"phantom-{index:03d}.jpg"
-    if messy == "png named jpg":
-        picture.save(path, format="PNG")
-    elif messy == "rgba png":
-        picture.convert("RGBA").save(path.with_suffix(".png"))
-    elif messy == "palette png":
-        picture.quantize(64).save(path.with_suffix(".png"))
-    elif index % RGB_JPEG_PERIOD == 1:
-        picture.convert("RGB").save(path, quality=quality)
-    else:
-        picture.save(path, quality=quality)
-
-
-def write_dataset(folder: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
-    """Write both splits of both classes below a folder.
-
-    Every file is decided by seed, split, class and index alone, so a larger data set begins with
-    the files of a smaller one.
-
-    Raises:
-        FileExistsError: If there is anything in ``folder/train`` or ``folder/test`` already.
-    """
-    for split in SPLITS:
-        target = folder / split
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileExistsError(f"{target} is not empty; choose another folder or empty it first")
-    numbers = {"train": train_per_class, "test": test_per_class}
-    for split_number, (split, number) in enumerate(numbers.items()):
-        for class_number, name in enumerate(CLASSES):
-            target = folder / split / name
-            target.mkdir(parents=True)
-            for index in range(number):
-                key = (seed, split_number, class_number, index)
-                _write_picture(target, key, index, opacities=name == "COVID19")
-
-
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
-    return number
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an unusable folder ends it with exit code 2."""
-    parser = argparse.ArgumentParser(description="Write a data set of chest X-ray phantoms.")
-    parser.add_argument("folder", type=Path, help="where train/ and test/ are to be made")
-    parser.add_argument("--train", type=_whole_number, default=100, help="per class, default 100")
-    parser.add_argument("--test", type=_whole_number, default=40, help="per class, default 40")
-    parser.add_argument("--seed", type=_whole_number, default=0, help="default 0")
-    options = parser.parse_args(arguments)
-    try:
-        write_dataset(options.folder, options.train, options.test, options.seed)
-    except OSError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()

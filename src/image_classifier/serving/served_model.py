@@ -32,7 +32,7 @@ from image_classifier.classifier import (
     Settings,
     read_settings,
 )
-from image_classifier.images import Pixels, UnreadableImage
+from image_classifier.data.images import Pixels, UnreadableImage
 
 # No EPS, which runs Ghostscript, and none that hides another image in itself, as ICO does
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

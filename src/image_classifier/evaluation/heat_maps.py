@@ -7,7 +7,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from image_classifier.classifier import Classifier
-from image_classifier.images import Pixels
+from image_classifier.data.images import Pixels
 
 HeatMaps = npt.NDArray[np.float32]
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from image_classifier import paths
+from image_classifier.data.folders import SPLITS, FoundImage, SplitName, plain
 from image_classifier.errors import InputError
-from image_classifier.folders import SPLITS, FoundImage, SplitName, plain
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import mlflow
 import pandas
 from PIL import Image
 
-from image_classifier import digests, tracking
-from image_classifier.dataset import PreparedDataset
+from image_classifier import digests
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Serving
+from image_classifier.tracking import server
 
 if TYPE_CHECKING:
     pass
@@ -40,22 +41,24 @@ def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
     Raises:
         InputError: they did not come back as they were sent.
     """
-    from image_classifier import serving  # imports TensorFlow, which rollback does without
     from image_classifier.classifier import read_settings
+
+    # imports TensorFlow, which rollback does without
+    from image_classifier.serving import served_model
 
     settings = read_settings(folder)
     picture = io.BytesIO()  # of the prepared image: the file may have gone since
     pixels = dataset.images[dataset.indices("validation")[0]]
     Image.fromarray(pixels.squeeze()).save(picture, "PNG")
     example = base64.b64encode(picture.getvalue()).decode()
-    package = Path(serving.__file__).parent
+    package = Path(served_model.__file__).parents[1]
     info = mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(package / "serving.py"),
+        python_model=served_model.__file__,
         artifacts={"classifier": str(folder)},
         code_paths=[str(package)],
         model_config=Serving().of_images,
-        signature=serving.signature(settings),
+        signature=served_model.signature(settings),
         input_example=pandas.DataFrame({"image": [example]}),
         # given, because MLflow takes seconds to infer them
         pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
@@ -66,7 +69,7 @@ def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
             if digests.of_folder(ours) != digests.of_folder(theirs):
                 raise InputError(
                     f"{ours} is not the same in the store as it is here: "
-                    f"{tracking.public(tracking.uri())} is damaged or full. Look at its disk, then "
+                    f"{server.public(server.uri())} is damaged or full. Look at its disk, then "
                     f"run this again."
                 )
         return str(info.model_uri), digests.of_folder(stored)

@@ -16,11 +16,12 @@ import mlflow
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
-from image_classifier import digests, tracking
-from image_classifier.dataset import PreparedDataset
+from image_classifier import digests
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-from image_classifier.stored_models import store_model, stored_files
+from image_classifier.tracking import runs, server
+from image_classifier.tracking.stored_models import store_model, stored_files
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier, Settings
@@ -52,8 +53,8 @@ def log_evaluation(version: Version, metrics: dict[str, float], tags: dict[str, 
     What depends on the decision threshold is a tag: a parameter can never be logged with another
     value again.
     """
-    tracking.log_metrics(metrics)
-    tracking.log_tags(tags)
+    runs.log_metrics(metrics)
+    runs.log_tags(tags)
     tag_version(version, tags | {name: f"{value:.6g}" for name, value in metrics.items()})
 
 
@@ -72,20 +73,20 @@ def register(
     """
     tags = version_tags(dataset, folder, figures)
     name, decided = config.tracking.registered_model, ("threshold", "temperature")
-    for found in mlflow.MlflowClient().search_model_versions(f"run_id = '{tracking.run_id()}'"):
+    for found in mlflow.MlflowClient().search_model_versions(f"run_id = '{runs.run_id()}'"):
         version = get_version(found.name, found.version)
         if found.name == name and all(version.tags.get(key) == tags[key] for key in decided):
             return version
     address, digest = store_model(dataset, folder)
-    return register_stored(address, name, tracking.run_id(), tags | {DIGEST: digest})
+    return register_stored(address, name, runs.run_id(), tags | {DIGEST: digest})
 
 
 def store_for_later(dataset: PreparedDataset, folder: Path, figures: Mapping[str, float]) -> None:
     """Store a classifier's folder with the open run, and on its tags what to register it with."""
-    if "stored_model" not in mlflow.MlflowClient().get_run(tracking.run_id()).data.tags:
+    if "stored_model" not in mlflow.MlflowClient().get_run(runs.run_id()).data.tags:
         address, digest = store_model(dataset, folder)
         tags = version_tags(dataset, folder, figures) | {DIGEST: digest}
-        tracking.log_tags({"stored_model": address, "version_tags": json.dumps(tags)})
+        runs.log_tags({"stored_model": address, "version_tags": json.dumps(tags)})
 
 
 def version_tags(
@@ -129,11 +130,11 @@ def get_version(name: str, version: str) -> Version:
     Raises:
         InputError: the store does not have it.
     """
-    tracking.connect()
+    server.connect()
     try:
         found = mlflow.MlflowClient().get_model_version(name, version)
     except MlflowException as error:
-        if not tracking.answered(error):
+        if not server.answered(error):
             raise
         raise InputError(f"{name} version {version} is not registered: {error.message}") from None
     return Version(name, str(found.version), found.run_id, found.tags)
@@ -141,11 +142,11 @@ def get_version(name: str, version: str) -> Version:
 
 def champion(name: str) -> Version | None:
     """Return the version with the alias `champion`, if there is one."""
-    tracking.connect()
+    server.connect()
     try:
         found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
-        if not tracking.answered(error):
+        if not server.answered(error):
             raise  # or a version would be promoted for want of a comparison
         return None
     return Version(name, str(found.version), found.run_id, found.tags)
@@ -159,7 +160,7 @@ def set_alias(version: Version, alias: str) -> None:
 @contextmanager
 def gate(name: str) -> Iterator[None]:
     """Let one process of this machine at a time decide on the aliases of a registered model."""
-    digest = hashlib.sha256(f"{tracking.uri()} {name}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{server.uri()} {name}".encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"image-classifier-{os.getuid()}-{digest}.lock"):
         yield
 
@@ -240,7 +241,7 @@ def load_verified(
     if address is None:
         raise InputError(f"{uri}: give a model as models:/NAME/VERSION or models:/NAME@ALIAS.")
     name, number, alias = address.groups()
-    tracking.connect()
+    server.connect()
     client = mlflow.MlflowClient()
     try:
         found = (

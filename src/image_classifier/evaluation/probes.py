@@ -14,9 +14,9 @@ import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import OneHotEncoder
 
-from image_classifier.dataset import PreparedDataset
-from image_classifier.manifest import ImageRow
-from image_classifier.metrics import RESAMPLES, percentiles, resample
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow
+from image_classifier.evaluation.metrics import RESAMPLES, percentiles, resample
 
 SIDE = 20  # the border probe sees a picture of SIDE x SIDE cells,
 RIM = 2  # of which so many at each side: the outer tenth

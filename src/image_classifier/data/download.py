@@ -1,4 +1,4 @@
-"""Copies a folder out of a git or DVC repository: `python -m image_classifier.download …`.
+"""Copies a folder out of a git or DVC repository: `python -m image_classifier.data.download …`.
 
 A process of its own, so that fetch can end it when it takes too long. Git fetches the one commit,
 bare, and its files are read one by one: no hook, filter or submodule of the repository runs. DVC
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from image_classifier.addresses import is_local
+from image_classifier.data.addresses import is_local
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0

@@ -1,21 +1,17 @@
-"""Runs in MLflow, and where they are kept; registry.py has the models, sweep_runs.py the sweeps."""
+"""Runs in MLflow: opened, described, logged to, and read back."""
 
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 import mlflow
-from filelock import FileLock
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
@@ -23,17 +19,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from omegaconf import OmegaConf
 
-from image_classifier import paths
 from image_classifier.config import flatten
-from image_classifier.dataset import PreparedDataset
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-
-Result = TypeVar("Result")
+from image_classifier.tracking import server
 
 SETTINGS_FILE = "config/params.yaml"
-# a server that is gone is given up after a quarter of a minute; MLflow's own settings take minutes
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # names the sweep's run to its jobs
 
 
@@ -44,44 +36,6 @@ class Record:
     tags: dict[str, str]
     metrics: dict[str, dict[int, float]]
     settings: str
-
-
-def connect() -> None:
-    """Point MLflow to MLFLOW_TRACKING_URI, else to mlflow.db in the project's folder."""
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
-    hide_password()
-    mlflow.set_tracking_uri(uri())
-
-
-def hide_password() -> None:
-    """Move name and password out of the server's address, which MLflow prints after every run."""
-    parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    if parts.scheme in ("http", "https") and parts.username:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-        os.environ["MLFLOW_TRACKING_URI"] = public(parts.geturl())
-
-
-def uri() -> str:
-    """Return the address of the store that `connect` points to."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _local_store()
-
-
-def experiment_id(name: str) -> str:
-    """Return the id of the experiment, created if there is none yet."""
-    connect()
-    # Processes that start together on a fresh SQLite file all try to create its tables.
-    with FileLock(paths.project() / "mlflow.db.lock"):
-        client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        local = mlflow.get_tracking_uri() == _local_store()
-        location = (paths.project() / "mlartifacts").as_uri() if local else None
-        # so that the UI opens on training runs, not on its pages for language models
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
 def open_training(
@@ -102,7 +56,7 @@ def open_training(
         overrides: How the settings differ from conf/.
         training_id: By which the run of an earlier attempt is found.
     """
-    experiment = experiment_id(config.tracking.experiment)
+    experiment = server.experiment_id(config.tracking.experiment)
     client = mlflow.MlflowClient()
     parent = os.environ.get(SWEEP_VARIABLE)
     given = os.environ.get("MLFLOW_RUN_ID")  # `mlflow run` has made it, in an experiment it chose
@@ -156,27 +110,10 @@ def describe_training(
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
 
 
-def answered(error: Exception) -> bool:
-    """Return whether MLflow answered and refused, rather than not answer or fail."""
-    return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
-
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Tell in a line where MLflow does not answer: what the block does is done by a repeat."""
-    try:
-        yield
-    except MlflowException as error:
-        raise InputError(
-            f"MLflow at {public(uri())} {'refuses' if answered(error) else 'does not answer'} "
-            f"({explain(error)}). Nothing is lost: run the same command again once that is mended."
-        ) from error
-
-
 def close_failed(run_id: str, error: BaseException) -> None:
     """Close a run that ended with an error, and put that on it."""
     client = mlflow.MlflowClient()
-    client.set_tag(run_id, "error", explain(error))
+    client.set_tag(run_id, "error", server.explain(error))
     client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
@@ -187,43 +124,19 @@ def open_run(run_id: str) -> Iterator[None]:
     Raises:
         InputError: the store does not have it.
     """
-    connect()
+    server.connect()
     try:
         mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if not answered(error):
+        if not server.answered(error):
             raise
         raise InputError(
-            f"MLflow run {run_id} of this model is not in {public(uri())} "
+            f"MLflow run {run_id} of this model is not in {server.public(server.uri())} "
             f"({error.message}). DVC restored the model from its cache, but the run is elsewhere: "
             f"set MLFLOW_TRACKING_URI to that store, or train again by `dvc repro -f -s train`."
         ) from None
     with mlflow.start_run(run_id):
         yield
-
-
-def attempt(call: Callable[[], Result]) -> Result | None:
-    """Return what a call gives; where MLflow does not answer, say so and return None.
-
-    Raises:
-        InputError: MLflow answered, and refused, so that trying again would not help.
-    """
-    try:
-        return call()
-    except Exception as error:
-        if answered(error):
-            raise InputError(f"MLflow at {public(uri())} refuses: {explain(error)}") from error
-        print(
-            f"MLflow at {public(uri())} does not answer ({explain(error)}). The training goes on, "
-            f"and is logged when it ends.",
-            flush=True,
-        )
-        return None
-
-
-def public(address: str) -> str:
-    """Return an address without the name and password it may hold."""
-    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def job_key(config: Config, dataset: PreparedDataset) -> str:
@@ -233,11 +146,6 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
     }
     text = json.dumps([settings, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def explain(error: BaseException) -> str:
-    """Return an exception's kind and message, short enough for a tag."""
-    return f"{type(error).__name__}: {error}"[:500]
 
 
 def short(name: str) -> str:
@@ -295,7 +203,7 @@ def record_of(run_id: str, store: str | None = None) -> Record:
     Raises:
         InputError: the store does not have it.
     """
-    connect()
+    server.connect()
     client = mlflow.MlflowClient(store)
     try:
         run = client.get_run(run_id)
@@ -327,7 +235,3 @@ def provenance() -> dict[str, str]:
         if Path(name).is_file():
             tags[f"sha256.{name}"] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
     return tags
-
-
-def _local_store() -> str:
-    return f"sqlite:///{paths.project() / 'mlflow.db'}"

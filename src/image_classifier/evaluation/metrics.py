@@ -11,8 +11,8 @@ from sklearn import metrics as sklearn_metrics
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
-    from image_classifier.dataset import PreparedDataset
-    from image_classifier.folders import SplitName
+    from image_classifier.data.dataset import PreparedDataset
+    from image_classifier.data.folders import SplitName
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]

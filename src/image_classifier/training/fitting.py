@@ -8,11 +8,12 @@ from pathlib import Path
 
 import keras
 
-from image_classifier import batches, devices, models, sweep_runs, tracking
-from image_classifier.checkpoint import Checkpoint, Progress, assign_weights
-from image_classifier.dataset import PreparedDataset
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Config, Training
-from image_classifier.stopping import MedianStopping
+from image_classifier.tracking import runs, server, sweeps
+from image_classifier.training import batches, devices, models
+from image_classifier.training.checkpoint import Checkpoint, Progress, assign_weights
+from image_classifier.training.stopping import MedianStopping
 
 
 def compiled_model(config: Config, dataset: PreparedDataset) -> keras.Model:
@@ -66,7 +67,7 @@ def fit(
         )
     ]
     if training.stop_below_median and run_id:
-        curves = tracking.attempt(partial(sweep_runs.best_so_far_curves, training.monitor))
+        curves = server.attempt(partial(sweeps.best_so_far_curves, training.monitor))
         stoppers.append(MedianStopping(curves or [], training))
     model.fit(
         batches.training_batches(
@@ -125,7 +126,7 @@ class EpochLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Have the epoch sent."""
         figures = epoch_figures(self.progress, epoch + 1, self.training)
-        self.pool.submit(tracking.attempt, partial(self._send, epoch + 1, figures))
+        self.pool.submit(server.attempt, partial(self._send, epoch + 1, figures))
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Wait for the epoch that is on its way; those still queued are missing, and sent later."""
@@ -134,7 +135,7 @@ class EpochLogger(keras.callbacks.Callback):
     def _send(self, epoch: int, figures: Mapping[str, float]) -> None:
         run_id, self.run_id = self.run_id, None
         if run_id:
-            tracking.log_epoch(run_id, epoch, figures)
+            runs.log_epoch(run_id, epoch, figures)
             self.run_id = run_id  # or none of the others is tried
 
 

@@ -17,24 +17,17 @@ from pathlib import Path
 
 import keras
 
-from image_classifier import (
-    classifier,
-    decision,
-    devices,
-    metrics,
-    paths,
-    plots,
-    registry,
-    resume,
-    tracking,
-)
-from image_classifier.checkpoint import Progress, restore
+from image_classifier import classifier, paths, plots
 from image_classifier.classifier import Classifier
-from image_classifier.dataset import PreparedDataset
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.fitting import best_model, compiled_model, epoch_figures, fit
-from image_classifier.resume import Unfinished
+from image_classifier.evaluation import decision, metrics
 from image_classifier.schema import Config, Training
+from image_classifier.tracking import registry, runs, server
+from image_classifier.training import devices, resume
+from image_classifier.training.checkpoint import Progress, restore
+from image_classifier.training.fitting import best_model, compiled_model, epoch_figures, fit
+from image_classifier.training.resume import Unfinished
 
 
 @dataclass(frozen=True)
@@ -70,25 +63,25 @@ def train(
     print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
     with resume.claim(resume.key_of(config, dataset)) as unfinished:
         open_training = partial(
-            tracking.open_training, config, dataset, name, overrides, unfinished.training_id
+            runs.open_training, config, dataset, name, overrides, unfinished.training_id
         )
-        run_id = tracking.attempt(open_training)
+        run_id = server.attempt(open_training)
         try:
             trained = fit_and_describe(config, dataset, output, unfinished, run_id, costs)
         except BaseException as error:
             if run_id:
                 with suppress(Exception):  # the error itself is what counts
-                    tracking.close_failed(run_id, error)
+                    runs.close_failed(run_id, error)
             raise
         try:
             run_id = run_id or open_training()
-            with tracking.open_run(run_id):
+            with runs.open_run(run_id):
                 log_missing_epochs(run_id, trained.progress, config.training)
                 stored = log_outcome(config, dataset, output, unfinished, trained, costs)
         except Exception as error:
             raise InputError(
-                f"the model is trained, but MLflow at {tracking.public(tracking.uri())} did not "
-                f"take all of it ({tracking.explain(error)}). Nothing is lost: the same command "
+                f"the model is trained, but MLflow at {server.public(server.uri())} did not "
+                f"take all of it ({server.explain(error)}). Nothing is lost: the same command "
                 f"again, once MLflow answers, sends what is missing and trains nothing anew. Until "
                 f"then all is kept in {unfinished.folder}."
             ) from error
@@ -170,10 +163,10 @@ def fit_and_describe(
 
 def log_missing_epochs(run_id: str, progress: Progress, training: Training) -> None:
     """Log the epochs that MLflow has not got, for want of an answer or because of a kill."""
-    logged = tracking.logged_epochs(run_id)
+    logged = runs.logged_epochs(run_id)
     for epoch in range(1, progress.epochs + 1):
         if epoch not in logged:
-            tracking.log_epoch(run_id, epoch, epoch_figures(progress, epoch, training))
+            runs.log_epoch(run_id, epoch, epoch_figures(progress, epoch, training))
 
 
 def log_outcome(
@@ -189,7 +182,7 @@ def log_outcome(
     Returns:
         What became of the model, in words.
     """
-    tracking.log_tags(
+    runs.log_tags(
         {
             "device": devices.describe(),
             "threads": devices.threads(),
@@ -197,12 +190,13 @@ def log_outcome(
         }
     )
     described = [output / name for name in (paths.CURVES, paths.HISTORY, paths.SUMMARY)]
-    tracking.log_files(described, "training")
-    tracking.log_files(unfinished.data_files, "data")
+    runs.log_files(described, "training")
+    runs.log_files(unfinished.data_files, "data")
     stored = store(config, dataset, output, trained.validation, unfinished)
-    if not tracking.logged("train_seconds"):
+    if not runs.logged("train_seconds"):
         progress = trained.progress
-        figures = {f"best_val_{name}": value for name, value in trained.validation.items()}
+        # at the chosen threshold, unlike the epochs' best_val_…, which sweeps compare
+        figures = {f"validation_{name}": value for name, value in trained.validation.items()}
         figures |= {
             "checkpoint_epoch": progress.best(config.training)[0],
             "parameters": trained.best.model.count_params(),
@@ -211,7 +205,7 @@ def log_outcome(
             ),
         }
         fit_seconds = {"fit_seconds": progress.costs["fit_seconds"]}
-        tracking.log_metrics(figures | costs.spent() | fit_seconds, epoch=progress.epochs)
+        runs.log_metrics(figures | costs.spent() | fit_seconds, epoch=progress.epochs)
     return stored
 
 

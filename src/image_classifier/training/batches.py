@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from image_classifier.dataset import PreparedDataset
-from image_classifier.devices import threads
-from image_classifier.images import Pixels
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.images import Pixels
 from image_classifier.schema import Augmentation
+from image_classifier.training.devices import threads
 
 cv2.setNumThreads(1)  # tf.data runs several batches side by side; more threads would only queue
 

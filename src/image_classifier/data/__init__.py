@@ -1,0 +1,1 @@
+"""Image files: where they come from, what they are, how they are dealt, and as arrays."""

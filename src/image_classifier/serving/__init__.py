@@ -1,0 +1,1 @@
+"""The stored model, and what stands between it and the network."""

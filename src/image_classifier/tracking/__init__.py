@@ -1,0 +1,1 @@
+"""All that knows MLflow's runs and registry."""

@@ -1,0 +1,1 @@
+"""One training: its batches, model, loop, checkpoints, and how it goes on after a kill."""

@@ -1,0 +1,1 @@
+"""Synthetic chest X-ray phantoms: what the embedded dataset was drawn with."""

@@ -1,0 +1,5 @@
+"""Runs the command line: `python -m phantoms FOLDER`."""
+
+from phantoms.dataset import main
+
+main()
