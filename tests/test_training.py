@@ -12,7 +12,7 @@ from image_classifier import config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-from image_classifier.training import devices, fitting, job
+from image_classifier.training import devices, fitting, job, resume
 from image_classifier.training.checkpoint import Progress, restore
 
 TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.epochs=2"]
@@ -48,6 +48,20 @@ def test_what_was_trained_in_float16_is_kept_in_float32(dataset: PreparedDataset
     exact = kept.predict(dataset.images, verbose=0)
     assert np.ptp(exact) > 0
     assert {weight.dtype for weight in kept.weights} == {"float32"}
+
+
+def test_what_is_trained_alike_goes_by_the_same_key(dataset: PreparedDataset):
+    def key(*overrides: str) -> str:
+        return resume.key_of(tiny(*overrides), dataset)
+
+    for other in (
+        "promotion.minimum_accuracy=0.1",
+        "tracking.experiment=x",
+        "serving.read_seconds=9",
+    ):
+        assert key(other) == key()
+    for other in ("training.seed=1", "augmentation=none", "evaluation.threshold=0.4"):
+        assert key(other) != key()
 
 
 def test_patience_and_the_best_so_far_survive_an_interruption(

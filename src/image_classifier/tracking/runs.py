@@ -141,10 +141,10 @@ def open_run(run_id: str) -> Iterator[None]:
 
 def job_key(config: Config, dataset: PreparedDataset) -> str:
     """Return a digest of all that decides a training: its settings and its data."""
-    settings = {
-        key: value for key, value in flatten(config).items() if not key.startswith("serving")
-    }
-    text = json.dumps([settings, dataset.digest], sort_keys=True)
+    settings = config.model_dump(
+        include={"image", "augmentation", "model", "optimizer", "training", "evaluation"}
+    )
+    text = json.dumps([settings, dataset.classes, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
