@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from image_classifier import config as configuration
+from image_classifier.command_line import explain
 from image_classifier.config import CONF, PARAMS
 from image_classifier.errors import InputError
 
@@ -90,8 +91,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         adopt(arguments.run_id, arguments.name)
-    except InputError as error:
-        sys.exit(f"adopt: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"adopt: {explain(error)}")
 
 
 if __name__ == "__main__":

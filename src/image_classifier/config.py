@@ -1,6 +1,6 @@
-"""The typed configuration: every key, its type and its range; unknown keys are refused.
+"""Reads the settings: what Hydra composes from `conf/`, as the types and ranges of schema.py.
 
-`conf/` is composed by Hydra into `params.yaml`; every stage reads it through `load`.
+`make params` writes that to `params.yaml`; every stage reads it through `load`.
 `python -m image_classifier.config [overrides]` prints what `conf/` composes to.
 """
 
@@ -16,10 +16,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from image_classifier.errors import InputError
 from image_classifier.schema import Config

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classifier import paths
+from image_classifier.command_line import explain
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def main() -> None:
     parser.add_argument("run_id", help="the MLflow run to repeat")
     try:
         equal = reproduce(parser.parse_args().run_id)
-    except InputError as error:
-        sys.exit(f"reproduce: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"reproduce: {explain(error)}")
     sys.exit(0 if equal else 1)
 
 

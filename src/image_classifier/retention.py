@@ -8,6 +8,7 @@ The best job keeps its model, and so does any whose version has an alias such as
 import argparse
 import sys
 
+from image_classifier.command_line import explain
 from image_classifier.errors import InputError
 
 
@@ -22,8 +23,8 @@ def main() -> None:
 
     try:
         models, size = sweeps.delete_losers(arguments.sweep)
-    except InputError as error:
-        sys.exit(f"retention: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"retention: {explain(error)}")
     print(f"{models} models deleted, {size / 1e6:.1f} MB.")
 
 

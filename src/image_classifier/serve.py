@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from image_classifier import config
+from image_classifier.command_line import explain
 from image_classifier.errors import InputError
 from image_classifier.schema import Serving
 
@@ -168,8 +169,8 @@ def main() -> None:
             serve(name, settings.serving, port)
     except KeyboardInterrupt:  # also after SIGTERM
         pass
-    except InputError as error:
-        sys.exit(f"serve: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"serve: {explain(error)}")
 
 
 if __name__ == "__main__":

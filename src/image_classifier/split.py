@@ -18,7 +18,7 @@ from tqdm import tqdm
 from image_classifier import paths
 from image_classifier.command_line import run_stage
 from image_classifier.data.copies import components, find_pairs, fingerprint
-from image_classifier.data.folders import SPLITS, SplitName, find_images
+from image_classifier.data.folders import SPLITS, FoundImage, SplitName, find_images
 from image_classifier.data.images import UnreadableImage
 from image_classifier.data.leaks import (
     Examined,
@@ -52,19 +52,7 @@ def split(config: Config) -> None:
     """
     found, _ = find_images(paths.RAW)
     classes = order_classes({image.label for image in found}, config.dataset.positive_class)
-    images: list[Examined] = []
-    left_out: list[tuple[str, str]] = []
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(fingerprint, [image.path for image in found])
-        for image, result in tqdm(
-            zip(found, results, strict=True), "Inspecting", len(found), disable=None
-        ):
-            path = image.path.relative_to(paths.RAW).as_posix()
-            if isinstance(result, UnreadableImage):
-                left_out.append((path, str(result)))
-            else:
-                group = first_group(config.dataset.group_pattern, image.path.name)
-                images.append(Examined(image, path, group, result))
+    images, left_out = examine(found, config.dataset.group_pattern)
     refuse_too_many_left_out(left_out, len(found), config.split.maximum_left_out)
     pairs = find_pairs(
         [image.fingerprint.sha256 for image in images],
@@ -114,16 +102,45 @@ def split(config: Config) -> None:
                 "leaking_dropped": {images[index].path: text for index, text in leaking.items()},
             },
         )
-    for name in SPLITS:
-        print(f"{name}: " + ", ".join(f"{n} {label}" for label, n in counts[name].items()))
-    print("classes: " + ", ".join(f"{label}={i}" for i, label in enumerate(classes)))
-    print(f"copies: {kinds['exact copy']} exact, {kinds['near copy']} near pairs")
+    tell(counts, classes, kinds)
     if leaking:
         print(leaks_message(images, leaking))
     if left_out:
         print(
             f"{len(left_out)} files left out, see {paths.LEFT_OUT}, e.g. {': '.join(left_out[0])}"
         )
+
+
+def examine(
+    found: Sequence[FoundImage], group_pattern: str | None
+) -> tuple[list[Examined], list[tuple[str, str]]]:
+    """Read every image; return those that can be read, and path and reason of the others.
+
+    Raises:
+        OSError: a file cannot be read, for other reasons than its bytes.
+    """
+    images: list[Examined] = []
+    left_out: list[tuple[str, str]] = []
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(fingerprint, [image.path for image in found])
+        for image, result in tqdm(
+            zip(found, results, strict=True), "Inspecting", len(found), disable=None
+        ):
+            path = image.path.relative_to(paths.RAW).as_posix()
+            if isinstance(result, UnreadableImage):
+                left_out.append((path, str(result)))
+            else:
+                group = first_group(group_pattern, image.path.name)
+                images.append(Examined(image, path, group, result))
+    return images, left_out
+
+
+def tell(counts: dict[str, dict[str, int]], classes: list[str], kinds: Counter[str]) -> None:
+    """Print how many images each split has, the classes, and the kinds of pairs."""
+    for name in SPLITS:
+        print(f"{name}: " + ", ".join(f"{n} {label}" for label, n in counts[name].items()))
+    print("classes: " + ", ".join(f"{label}={i}" for i, label in enumerate(classes)))
+    print(f"copies: {kinds['exact copy']} exact, {kinds['near copy']} near pairs")
 
 
 def first_group(pattern: str | None, text: str) -> str:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 import pandas
@@ -19,10 +18,6 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Serving
 from image_classifier.tracking import server
-
-if TYPE_CHECKING:
-    pass
-
 
 # what a stored model runs on
 REQUIREMENTS = ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy", "joblib")

@@ -102,16 +102,10 @@ def current() -> str | None:
 
 def children(parent: str) -> list[Run]:
     """Return the runs of a sweep's jobs, those that failed or died among them."""
-    client = mlflow.MlflowClient()
-    experiment = client.get_run(parent).info.experiment_id
+    experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
     query = f"tags.`mlflow.parentRunId` = '{parent}'"
-    found, token = [], None
-    while True:
-        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    found: list[Run] = mlflow.search_runs([experiment], query, output_format="list")
+    return found
 
 
 def finished(parent: str) -> list[Run]:
