@@ -36,9 +36,12 @@ from image_classifier.schema import Config
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
 
-FIGURES = [
-    paths.CONFUSION, paths.ROC, paths.PRECISION_RECALL, paths.CALIBRATION, paths.EXPLANATIONS,
-]  # fmt: skip
+ROC = paths.EVALUATE / "roc.png"
+CONFUSION = paths.EVALUATE / "confusion_matrix.png"
+PRECISION_RECALL = paths.EVALUATE / "precision_recall.png"
+CALIBRATION = paths.EVALUATE / "calibration.png"
+EXPLANATIONS = paths.EVALUATE / "explanations.png"
+FIGURES = [ROC, CONFUSION, PRECISION_RECALL, CALIBRATION, EXPLANATIONS]
 BINS = 10  # of the calibration curve
 EXPLAINED = 4  # surest hits, and as many of the worst errors
 
@@ -136,7 +139,7 @@ def write_predictions(dataset: PreparedDataset, test: Measured) -> None:
 def draw_figures(dataset: PreparedDataset, classifier: "Classifier", test: Measured) -> None:
     """Draw the confusion matrix, the curves, and the explained examples; write the ROC's points."""
     classes = dataset.classes
-    plots.confusion_matrix(confusion_counts(test, classes), classes, paths.CONFUSION)
+    plots.confusion_matrix(confusion_counts(test, classes), classes, CONFUSION)
     roc, precision_recall, calibration = [], [], []
     for name, actual, score in one_against_the_rest(test, classes):
         false_positive, true_positive, _ = roc_curve(actual, score)
@@ -148,9 +151,9 @@ def draw_figures(dataset: PreparedDataset, classifier: "Classifier", test: Measu
         observed, predicted = calibration_curve(actual, score, n_bins=BINS)
         in_bin = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], score))
         calibration.append((name, predicted, observed, in_bin[in_bin > 0]))
-    plots.roc_curves(roc, paths.ROC)
-    plots.precision_recall_curves(precision_recall, paths.PRECISION_RECALL)
-    plots.calibration(calibration, paths.CALIBRATION)
+    plots.roc_curves(roc, ROC)
+    plots.precision_recall_curves(precision_recall, PRECISION_RECALL)
+    plots.calibration(calibration, CALIBRATION)
     with paths.ROC_POINTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["curve", "false_positive_rate", "true_positive_rate"])
@@ -197,7 +200,7 @@ def draw_explanations(dataset: PreparedDataset, classifier: "Classifier", test: 
             for i, row in zip(chosen, rows, strict=True)
         ],
         f"Surest hits, and the worst of {len(errors)} errors: red is what spoke for the answer",
-        paths.EXPLANATIONS,
+        EXPLANATIONS,
     )
 
 

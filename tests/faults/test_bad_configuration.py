@@ -170,6 +170,18 @@ def test_what_does_not_fit_together_is_refused_by_name(overrides: list[str], tol
 
 
 @pytest.mark.parametrize(
+    "override",
+    ["split.validation_fraction=1.0", "split.test_fraction=0.0", "training.epochs=0",
+     "training.batch_size=0", "optimizer.learning_rate=0.0", "model.dropout=1.0",
+     "augmentation.zoom=1.0", "evaluation.threshold=1.01", "split.maximum_left_out=1.1",
+     "image.height=7", "training.patience=0", "promotion.minimum_accuracy=-0.1"],
+)  # fmt: skip
+def test_the_first_value_out_of_range_is_refused(override: str):
+    with pytest.raises(InputError, match=override.split("=")[0]):
+        config.from_hydra(config.compose([override]))
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [("a: [", r"params\.yaml cannot"), ("", "dataset is missing"), ("- 1", r"params\.yaml must"),
      ("3", r"params\.yaml must"), ("a: ${b}", r"params\.yaml cannot"), ("\x00", r"params\.yaml c"),
