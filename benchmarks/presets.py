@@ -22,7 +22,8 @@ from image_classifier.config import CONF
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.evaluation import metrics, probes
 from image_classifier.schema import Config
-from image_classifier.training import batches, checkpoint, fitting, job
+from image_classifier.training import checkpoint, fitting, job
+from image_classifier.training.augmentation import DRAWS, augment
 
 GREY = 128  # stands where the border or the middle is hidden
 RIM = probes.RIM / probes.SIDE
@@ -59,9 +60,9 @@ def measure(settings: Config, dataset: PreparedDataset, work: Path) -> list[floa
         with_images(dataset, no_border, work / "without.npy"),
     ]
     changed = dataset.images.copy()
-    draws = np.random.default_rng(settings.training.seed).random((len(changed), batches.DRAWS))
+    draws = np.random.default_rng(settings.training.seed).random((len(changed), DRAWS))
     for row in dataset.indices("train"):
-        changed[row] = batches.augment(changed[row], settings.augmentation, draws[row])
+        changed[row] = augment(changed[row], settings.augmentation, draws[row])
     probe = probes.run(with_images(dataset, changed, work / "changed.npy"), 1.0, 0.5)[1]
     accuracies = [metrics.measure(best, part, "test").figures["accuracy"] for part in parts]
     return [*accuracies, probe.accuracy]

@@ -127,9 +127,27 @@ def test_a_damaged_file_is_passed_over(
     callback.on_train_end()
     spoil(epoch_file(tmp_path, 2), damage)
     assert restore(compiled(), tmp_path, training).epochs == 1  # the best one's file is whole
-    assert "epoch-00002.npz is damaged" in capsys.readouterr().out
+    assert "epoch-000002.npz is damaged" in capsys.readouterr().out
     spoil(epoch_file(tmp_path, 1), damage)
     assert restore(compiled(), tmp_path, training) == Progress()
+
+
+def test_a_file_that_was_still_written_at_the_kill_is_no_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    training = settings().training
+    _, callback = checkpoint(tmp_path, training)
+    for epoch, value in enumerate((2.0, 1.0)):
+        callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": value})
+        callback._wait()
+        if epoch == 0:
+            first = epoch_file(tmp_path, 1).read_bytes()
+    epoch_file(tmp_path, 1).write_bytes(first)
+    whole = epoch_file(tmp_path, 2)
+    whole.rename(whole.with_name(f"{whole.stem}.partial.npz"))  # killed before the rename
+    progress = restore(compiled(), tmp_path, training)
+    assert (progress.epochs, progress.best(training)[0]) == (1, 1)
+    assert not capsys.readouterr().out
 
 
 def test_a_training_whose_best_epoch_is_damaged_starts_anew(tmp_path: Path):

@@ -113,13 +113,14 @@ def decide(
 def below_floors(tags: Mapping[str, str], floors: Promotion) -> list[str]:
     """Return the floors that a version's test figures do not reach, as sentences."""
     limits = {
-        "test_sensitivity": floors.minimum_sensitivity,
-        "test_accuracy": floors.minimum_accuracy,
+        "sensitivity": floors.minimum_sensitivity,
+        "accuracy": floors.minimum_accuracy,
     }
     return [
-        f"{name} {float(tags[name]):.4f} is below the floor of {floor:g}"
+        f"test_{name} {float(tags[f'test_{name}']):.4f} is below the floor "
+        f"promotion.minimum_{name}={floor:g}"
         for name, floor in limits.items()
-        if name in tags and float(tags[name]) < floor
+        if f"test_{name}" in tags and float(tags[f"test_{name}"]) < floor
     ]
 
 

@@ -68,7 +68,9 @@ def data(report: Mapping[str, Any]) -> str:
             f"{', '.join(named)}{more}."
         )
     if report["left_out"]:
-        lines.append(f"{report['left_out']} files in all were left out, see `data/left_out.csv`.")
+        lines.append(
+            f"{report['left_out']} files in all were left out, see `data/left_out.csv` of the run."
+        )
     return "\n".join(lines)
 
 

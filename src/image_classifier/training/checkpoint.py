@@ -18,7 +18,7 @@ import tensorflow as tf
 from image_classifier.files import whole_file
 from image_classifier.schema import Training
 
-FILES = "epoch-*.npz"
+FILES = f"epoch-{'[0-9]' * 6}.npz"  # and none that is still written, which has another name
 PROGRESS = "progress.json"  # in an epoch's file, beside the variables
 CHUNK = 2**20  # bytes; a checksum and a write of so much find it in the processor's cache
 
@@ -135,13 +135,13 @@ class Checkpoint(keras.callbacks.Callback):
 
 def epoch_file(folder: Path, epoch: int) -> Path:
     """Return the file of an epoch, counted from 1."""
-    return folder / f"epoch-{epoch:05}.npz"
+    return folder / f"epoch-{epoch:06}.npz"
 
 
 def write_variables(path: Path, progress: str, variables: Sequence[tf.Tensor]) -> None:
     """Write variables as NumPy's npz format, which has a checksum for each.
 
-    np.savez would copy them first: that takes twice the processor time beside a training.
+    np.savez would copy them first: beside a training that takes about twice the processor time.
     """
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(PROGRESS, progress)

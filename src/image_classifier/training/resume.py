@@ -20,7 +20,7 @@ from image_classifier import paths
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Config
 from image_classifier.tracking import runs
-from image_classifier.training import batches, devices, models
+from image_classifier.training import augmentation, batches, devices, models
 
 COPIED = (paths.PICTURE_GRID, paths.MANIFEST, paths.LEFT_OUT, paths.COPIES, paths.FETCHED)
 
@@ -44,7 +44,7 @@ def key_of(config: Config, dataset: PreparedDataset) -> str:
     digest = hashlib.sha256()
     job = runs.job_key(config, dataset)
     digest.update(f"{job} {tf.__version__} {keras.__version__} {devices.threads()}".encode())
-    for module in (batches, models):
+    for module in (augmentation, batches, models):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:32]
 

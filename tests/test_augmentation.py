@@ -1,0 +1,117 @@
+import numpy as np
+
+from image_classifier import config
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.schema import Augmentation
+from image_classifier.training.augmentation import DRAWS as NUMBERS
+from image_classifier.training.augmentation import augment
+
+
+def augmentation(*overrides: str) -> Augmentation:
+    return config.from_hydra(config.compose(overrides)).augmentation
+
+
+ARTICLE = augmentation()
+NONE = augmentation("augmentation=none")
+DRAWS = np.random.default_rng(0).random((400, NUMBERS))
+
+
+def test_without_zoom_and_flip_nothing_changes(dataset: PreparedDataset):
+    image = dataset.images[0]
+    assert (augment(image, NONE, DRAWS[0]) == image).all()
+
+
+def test_half_of_the_images_are_mirrored(dataset: PreparedDataset):
+    flip = augmentation("augmentation.zoom=0")
+    image = dataset.images[0]
+    results = [augment(image, flip, draws) for draws in DRAWS]
+    mirrored = sum((result == image[:, ::-1]).all() for result in results)
+    assert all((r == image).all() or (r == image[:, ::-1]).all() for r in results)
+    assert 150 < mirrored < 250
+
+
+def test_zoom_stays_within_its_range_and_fills_the_border():
+    """A white square on black: its size tells the zoom, each axis its own."""
+    image = np.zeros((100, 100, 1), np.uint8)
+    image[25:75, 25:75] = 255
+    zoom = augmentation("augmentation.horizontal_flip=false")
+    sizes = []
+    for draws in DRAWS[:200]:
+        result = augment(image, zoom, draws)[:, :, 0] > 127
+        sizes.append((result.any(1).sum(), result.any(0).sum()))
+    heights, widths = np.array(sizes).T
+    for lengths in (heights, widths):  # 50 / 1.2 to 50 / 0.8
+        assert 41 <= lengths.min() < 44
+        assert 59 < lengths.max() <= 63
+    assert (heights != widths).any()
+    bright = np.full((50, 50, 1), 200, np.uint8)
+    assert all(augment(bright, zoom, draws).min() == 200 for draws in DRAWS[:20])
+
+
+def test_grey_images_keep_their_channel():
+    image = np.zeros((10, 12, 1), np.uint8)
+    assert augment(image, ARTICLE, DRAWS[0]).shape == (10, 12, 1)
+
+
+def changed(image: np.ndarray, key: str, value: float) -> np.ndarray:
+    """Return how an image looks with one kind of change only, for several draws."""
+    settings = augmentation("augmentation=none", f"augmentation.{key}={value}")
+    return np.stack([augment(image, settings, draws) for draws in DRAWS[:60]])
+
+
+RAMP = np.tile(np.arange(60, 124, dtype=np.uint8)[None, :, None], (64, 1, 3))
+
+
+def test_a_crop_shows_a_part_of_the_picture():
+    spans = np.ptp(changed(RAMP, "crop", 0.5)[:, :, :, 0].astype(int), axis=(1, 2))
+    assert spans.max() > 58
+    assert 40 < spans.min() < 50  # half the area is 0.71 of the width
+
+
+def test_aspect_changes_width_and_height_apart():
+    square = np.zeros((100, 100, 1), np.uint8)
+    square[40:60, 40:60] = 255
+    lit = changed(square, "aspect", 0.3)[..., 0] > 127
+    heights, widths = lit.any(2).sum(1), lit.any(1).sum(1)
+    assert (widths / heights).max() > 1.15
+    assert (widths / heights).min() < 0.87
+
+
+def test_contrast_keeps_the_mean_and_changes_the_spread():
+    results = changed(RAMP, "contrast", 0.3).astype(float)
+    assert np.allclose(results.mean((1, 2, 3)), RAMP.mean(), atol=1)
+    spread = results.std((1, 2, 3)) / RAMP.std()
+    assert 0.68 < spread.min() < 0.78
+    assert 1.22 < spread.max() < 1.32
+
+
+def test_gamma_makes_darker_and_lighter():
+    means = changed(RAMP, "gamma", 0.3).mean((1, 2, 3))
+    assert means.min() < RAMP.mean() - 10
+    assert means.max() > RAMP.mean() + 10
+
+
+def test_equalizing_uses_all_grey_levels_in_that_share_of_the_images():
+    spans = np.ptp(changed(RAMP, "equalize", 0.5).astype(int), axis=(1, 2, 3))
+    assert set(np.unique(spans > 200)) == {True, False}
+    assert (np.ptp(changed(RAMP[:, :, :1], "equalize", 1).astype(int), axis=(1, 2, 3)) > 200).all()
+
+
+def test_compression_leaves_its_traces():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 1), dtype=np.uint8)
+    distance = np.abs(changed(noise, "jpeg_quality", 20).astype(int) - noise).mean((1, 2, 3))
+    assert distance.max() > 25
+    assert distance.min() < 5
+
+
+def test_grey_takes_the_colours_away():
+    colours = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    assert np.ptp(changed(colours, "grey", 1), axis=3).max() == 0
+
+
+def test_every_preset_keeps_shape_and_type(dataset: PreparedDataset):
+    for preset in (config.CONF / "augmentation").glob("*.yaml"):
+        settings = augmentation(f"augmentation={preset.stem}")
+        for image in (dataset.images[0], dataset.images[0][:, :, :1]):
+            result = augment(image, settings, DRAWS[0])
+            assert (result.shape, result.dtype) == (image.shape, np.uint8)
