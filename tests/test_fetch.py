@@ -96,7 +96,8 @@ def test_a_folder_is_copied_without_hidden_files_and_links_that_lead_out(
         (folder / label / "1.jpg").write_bytes(label.encode())
         (folder / label / ".DS_Store").write_bytes(b"")
     (folder / "cat" / "2.jpg").symlink_to(secret)
-    fetch(settings("dataset=folder", "dataset.name=pets", f"dataset.path={folder}"))
+    pets = ["dataset=folder", "dataset.name=pets", "dataset.positive_class=cat"]
+    fetch(settings(*pets, f"dataset.path={folder}"))
     copied = {p.relative_to(paths.RAW).as_posix() for p in paths.RAW.rglob("*") if p.is_file()}
     assert copied == {"cat/1.jpg", "dog/1.jpg"}
 
@@ -111,3 +112,17 @@ def test_a_folder_without_class_folders_is_refused(empty_project: Path):
 def test_a_missing_folder_is_refused(empty_project: Path):
     with pytest.raises(InputError, match="no such folder"):
         fetch(settings("dataset=folder", "dataset.name=x", "dataset.path=/nowhere"))
+
+
+def test_a_missing_positive_class_is_told_before_a_folder_is_copied(empty_project: Path):
+    for label in ("cat", "dog"):
+        (empty_project / "pets" / label).mkdir(parents=True)
+        (empty_project / "pets" / label / "1.jpg").write_bytes(b"picture")
+    pets = ["dataset=folder", "dataset.name=pets", "dataset.path=pets"]
+    with pytest.raises(
+        InputError, match=r"Two classes, cat and dog: .*dataset\.positive_class=cat"
+    ):
+        fetch(settings(*pets))
+    assert not paths.BUILD.exists()
+    fetch(settings(*pets, "dataset.positive_class=cat"))
+    assert json.loads(paths.FETCHED.read_text())["counts"] == {"all": {"cat": 1, "dog": 1}}

@@ -130,6 +130,14 @@ def test_the_version_is_registered_with_its_figures(project: Project):
     assert "validation_accuracy" in version.tags
 
 
+def test_the_figures_of_validation_and_of_test_have_different_names(project: Project):
+    trained, tested = (
+        project.read(f"build/{stage}/metrics.json") for stage in ("train", "evaluate")
+    )
+    assert "validation_accuracy" in trained
+    assert not set(trained) & set(tested)
+
+
 def test_every_figure_has_an_interval_around_it(project: Project):
     report = project.read("build/evaluate/report.json")
     metrics = project.read("build/evaluate/metrics.json")

@@ -41,13 +41,21 @@ def test_without_a_shortcut_both_probes_are_near_chance(plain: PreparedDataset):
 
 
 @pytest.mark.parametrize(
-    "shortcut", [{"mode": "L"}, {"format": "JPEG"}, {"width": 900}, {"bytes": 60000}]
+    "shortcut, leading",
+    [
+        ({"mode": "L"}, "mode "),
+        ({"format": "JPEG"}, "format "),
+        ({"width": 900, "bytes": 25000}, "width"),
+        ({"bytes": 60000}, "bytes per pixel"),
+    ],
 )
 def test_a_file_fact_that_tells_the_classes_apart_is_found(
-    plain: PreparedDataset, shortcut: dict[str, object]
+    plain: PreparedDataset, shortcut: dict[str, object], leading: str
 ):
     rows = [replace(row, **shortcut) if row.label == "1" else row for row in plain.rows]
-    assert suspicious(replace(plain, rows=rows)) == ["metadata"]
+    found = probes.run(replace(plain, rows=rows), 0.95, 0.5)
+    assert [probe.suspicious for probe in found] == [True, False]
+    assert str(found[0].leading).startswith(leading)
 
 
 def test_a_corner_that_tells_the_classes_apart_is_found_and_the_middle_is_not_seen(
@@ -62,8 +70,13 @@ def test_a_corner_that_tells_the_classes_apart_is_found_and_the_middle_is_not_se
 
 
 def test_a_probe_is_judged_by_what_it_knows_beyond_chance(plain: PreparedDataset):
-    rows = [replace(row, mode="L") if row.label == "1" else row for row in plain.rows]
-    found = probes.run(replace(plain, rows=rows), 0.95, 0.5)[0]
+    marked = replace(plain, rows=[
+        replace(row, mode="L") if row.label == "1" and i % 4 else row
+        for i, row in enumerate(plain.rows)
+    ])  # fmt: skip
+    found = probes.run(marked, 0.95, 0.5)[0]
     counts = np.bincount(plain.labels[160:])
     assert found.chance == counts.max() / 80
+    assert found.chance + 0.2 < found.accuracy < 0.95
     assert found.share == pytest.approx((found.accuracy - found.chance) / (0.95 - found.chance))
+    assert probes.run(marked, found.chance, 0.5)[0].share == 1  # all that such a model knows

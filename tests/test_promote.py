@@ -218,6 +218,6 @@ def test_the_decision_is_a_tag_and_a_file_of_the_run(registry: mlflow.MlflowClie
     version = registry.get_model_version(name, evaluated(name, 0.8))
     decide(name)
     assert "below the floor" in registry.get_model_version(name, version.version).tags["promotion"]
-    assert "below the floor" in registry.get_run(version.run_id).data.tags["promotion"]
+    assert "promotion.minimum_" in registry.get_run(version.run_id).data.tags["promotion"]
     files = [file.path for file in registry.list_artifacts(version.run_id, "promotion")]
     assert files == ["promotion/decision.json"]

@@ -159,23 +159,3 @@ def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Proje
     composed = config.from_hydra(config.compose()).serving
     assert stored == composed.of_images
     assert composed == Serving()
-
-
-def test_predict_skips_broken_files_with_a_message_and_an_exit_code(
-    project: Project, tmp_path: Path
-):
-    (tmp_path / "broken.jpg").write_text("no picture")
-    whole = next((project.folder / "data" / "test" / "NORMAL").glob("*.jpg"))
-    (tmp_path / "a whole one.jpg").write_bytes(whole.read_bytes())
-    output = project.module("predict", str(tmp_path), code=1)
-    assert f"skipped {tmp_path / 'broken.jpg'}: not an image file" in output
-    assert "a whole one.jpg" in output
-    assert "1 of 2 files skipped" in output
-
-
-def test_predict_refuses_a_missing_file_and_a_missing_model(project: Project):
-    assert "no such file" in project.module("predict", "nowhere.jpg", code=1)
-    picture = next((project.folder / "data").rglob("*.jpg"))
-    output = project.module("predict", str(picture), "--model", "models:/nothing@champion", code=1)
-    assert "models:/nothing@champion cannot be loaded" in output
-    assert "Traceback" not in output

@@ -145,7 +145,7 @@ def test_without_registration_only_metrics_are_kept(swept: Project):
     assert "is for sweeps" in output
 
 
-def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project):
+def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent_of(swept.output)).data.tags["best.run_id"]
     run = client.get_run(best)
@@ -157,6 +157,11 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project):
     repeated = client.get_run(swept.read("build/train/run.json")["run_id"])
     assert repeated.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]
     assert "exists already" in swept.module("adopt", best, "winner", code=1)
+    text = Path(client.download_artifacts(best, "config/params.yaml", str(tmp_path))).read_text()
+    assert "  grey: 0.0\n" in text
+    client.log_text(best, text.replace("  grey: 0.0\n", ""), "config/params.yaml")
+    swept.module("adopt", best, "of_a_run_older_than_a_key")
+    client.log_text(best, text, "config/params.yaml")
     assert "cannot be read" in swept.module("adopt", "0" * 32, "other", code=1)
     assert not (swept.folder / "conf/experiment/other.yaml").exists()
 

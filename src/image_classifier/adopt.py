@@ -50,9 +50,10 @@ def adopt(run_id: str, name: str) -> None:
     try:
         main.write_text(re.sub(r"(?m)^  - experiment: \S+", f"  - experiment: {name}", before))
         composed = configuration.compose()
-        adopted = configuration.from_hydra(composed)
+        adopted = configuration.from_hydra(composed).model_dump()
         for section in SECTIONS:
-            if getattr(adopted, section).model_dump() != settings[section]:
+            # keys that came after the run are in `adopted` alone
+            if adopted[section] != adopted[section] | settings[section]:
                 raise InputError(f"{preset} does not compose to the run's {section}.")
     except BaseException:
         main.write_text(before)  # nothing is left half done

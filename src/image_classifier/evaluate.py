@@ -84,7 +84,8 @@ def evaluate(config: Config) -> None:
         version = registry.get_version(run["name"], run["version"])
         decided = registry.decision_tags(classifier.settings)
         if any(version.tags[name] != value for name, value in decided.items()):
-            version = registry.register(config, dataset, model, validation.figures)
+            figures = {f"validation_{name}": value for name, value in validation.figures.items()}
+            version = registry.register(config, dataset, model, figures)
         report |= {"version": version.uri, "run_id": version.run_id}
         paths.REPORT.write_text(json.dumps(report, indent=2) + "\n")
         card = model_card.write(report)

@@ -11,7 +11,7 @@ from pathlib import Path
 from image_classifier import paths
 from image_classifier.command_line import run_stage
 from image_classifier.data import sources
-from image_classifier.data.folders import told
+from image_classifier.data.folders import find_images, order_classes, told
 from image_classifier.data.manifest import count
 from image_classifier.errors import InputError
 from image_classifier.records import write_record
@@ -30,10 +30,13 @@ def fetch(config: Config) -> None:
     """Copy the dataset to build/raw.
 
     Raises:
-        InputError: it cannot be had, is no folder of class folders, or has another number of
-            images than `dataset.expected_counts`.
+        InputError: it cannot be had, is no folder of class folders, lacks the positive class, or
+            has another number of images than `dataset.expected_counts`.
         OSError: a file cannot be read or written. The former dataset is still there then.
     """
+    if config.dataset.path is not None:  # of a repository, split says so: the download stays
+        found, _ = find_images(Path(config.dataset.path))
+        order_classes({image.label for image in found}, config.dataset.positive_class)
     work = paths.RAW.with_name("raw.partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -26,7 +26,7 @@ from image_classifier.data.images import UnreadableImage
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
-    from image_classifier.classifier import Answer, Classifier
+    from image_classifier.classifier import Answer, Classifier, Settings
 
 
 def find_files(sources: Sequence[Path]) -> list[Path]:
@@ -49,6 +49,14 @@ def find_files(sources: Sequence[Path]) -> list[Path]:
         else:
             raise InputError(f"{source}: no such file or folder.")
     return files
+
+
+def described(uri: str, settings: "Settings", threshold: float | None) -> str:
+    """Return in a line which model answers, and from which probability."""
+    if len(settings.classes) != 2:
+        return uri
+    limit = settings.threshold if threshold is None else threshold
+    return f"{uri}: {settings.classes[1]} from a probability of {limit:.4g}"
 
 
 def header(classes: Sequence[str], as_csv: bool) -> str:
@@ -116,7 +124,8 @@ def main() -> int:
 
     from image_classifier.tracking import registry  # imports TensorFlow and MLflow
 
-    classifier = registry.load_classifier(name)
+    classifier, version = registry.load_classifier(name)
+    print(described(version.uri, classifier.settings, arguments.threshold), file=sys.stderr)
     show = csv_line if arguments.csv else table_line
     print(header(classifier.settings.classes, arguments.csv), flush=True)
     skipped = 0

@@ -150,7 +150,7 @@ def right_answers(version: "Version", rows: list[ImageRow]) -> npt.NDArray[np.bo
 
     from image_classifier.tracking import registry
 
-    classifier = registry.load_classifier(version.uri)
+    classifier, _ = registry.load_classifier(version.uri)
     outputs = []
     for path, output in classifier.probabilities_of_files([paths.RAW / row.path for row in rows]):
         if isinstance(output, UnreadableImage):

@@ -18,7 +18,13 @@ from tqdm import tqdm
 from image_classifier import paths
 from image_classifier.command_line import run_stage
 from image_classifier.data.copies import components, find_pairs, fingerprint
-from image_classifier.data.folders import SPLITS, FoundImage, SplitName, find_images
+from image_classifier.data.folders import (
+    SPLITS,
+    FoundImage,
+    SplitName,
+    find_images,
+    order_classes,
+)
 from image_classifier.data.images import UnreadableImage
 from image_classifier.data.leaks import (
     Examined,
@@ -181,28 +187,6 @@ def manifest_row(image: Examined, name: SplitName, source_pattern: str | None) -
         height=file.facts.height,
         bytes=file.size,
     )
-
-
-def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
-    """Return the classes sorted; of two, the positive one last, so that its index is 1.
-
-    Raises:
-        InputError: two classes without a positive one, or a positive class that is not there.
-    """
-    classes = sorted(labels)
-    if positive_class is not None and positive_class not in classes:
-        raise InputError(
-            f"dataset.positive_class={positive_class} is not among the classes "
-            f"{', '.join(classes)}: name one of them (with more than two, null will do)."
-        )
-    if len(classes) > 2:
-        return classes
-    if positive_class is None:
-        raise InputError(
-            f"Two classes, {' and '.join(classes)}: say which one is looked for, e.g. "
-            f"dataset.positive_class={classes[0]}."
-        )
-    return sorted(classes, key=lambda label: label == positive_class)
 
 
 def assign(

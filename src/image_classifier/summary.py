@@ -37,11 +37,10 @@ def summary(settings: Config) -> None:
         print(f"            not champion: {'; '.join(decision['reasons'])}")
     print(f"""
 Activate    source .venv/bin/activate
-Look        mlflow ui                       then http://127.0.0.1:5000
+Look        make ui                         then http://127.0.0.1:5000
 Compare     dvc exp show                    or select runs in the MLflow UI
 Serve       python -m image_classifier.serve --model {uri}
-Predict     python -m image_classifier.predict data/test --model {uri}
-Try         dvc exp run -S model=article""")
+Predict     python -m image_classifier.predict {paths.RAW} --model {uri}""")
     if settings != config.from_hydra(config.compose()):
         print(
             f"\n{PARAMS} is not what conf/ composes: this was an experiment's setting. "

@@ -130,7 +130,7 @@ def test_bytecode_in_the_store_is_never_run(
     compiled.parent.mkdir(exist_ok=True)
     compiled.write_bytes(head + marshal.dumps(code))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    assert registry.load_classifier(MODEL).settings.classes == ["NORMAL", "COVID19"]
+    assert registry.load_classifier(MODEL)[0].settings.classes == ["NORMAL", "COVID19"]
     assert "THIS RAN" not in capfd.readouterr().out
 
 
@@ -145,7 +145,7 @@ def test_a_version_without_a_digest_is_refused_and_can_be_given_one(
     with pytest.raises(InputError, match=f"no tag model_sha256.*set its tag .* to {digest}"):
         registry.load_classifier(MODEL)
     client.set_model_version_tag(NAME, "1", "model_sha256", digest)
-    assert registry.load_classifier(f"models:/{NAME}/1").settings.height == 48
+    assert registry.load_classifier(f"models:/{NAME}/1")[0].settings.height == 48
 
 
 @pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])

@@ -99,6 +99,28 @@ def find_images(
     return found, passed_over
 
 
+def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
+    """Return the classes sorted; of two, the positive one last, so that its index is 1.
+
+    Raises:
+        InputError: two classes without a positive one, or a positive class that is not there.
+    """
+    classes = sorted(labels)
+    if positive_class is not None and positive_class not in classes:
+        raise InputError(
+            f"dataset.positive_class={positive_class} is not among the classes "
+            f"{', '.join(classes)}: name one of them (with more than two, null will do)."
+        )
+    if len(classes) > 2:
+        return classes
+    if positive_class is None:
+        raise InputError(
+            f"Two classes, {' and '.join(classes)}: say which one is looked for, e.g. "
+            f"dataset.positive_class={classes[0]}."
+        )
+    return sorted(classes, key=lambda label: label == positive_class)
+
+
 def told(passed_over: list[PassedOver], at_most: int = 20) -> str:
     """Return how many were passed over, and the first of them by name, as one line."""
     names = [f"{item.path} ({item.reason})" for item in passed_over[:at_most]]

@@ -131,6 +131,7 @@ def shortcut_warning(report: Mapping[str, Any]) -> str:
     """Return in one sentence that the model may have a shortcut."""
     suspicious = " and ".join(
         f"the {probe['name']} probe reaches {probe['accuracy']:.1%}"
+        + (f" (by {probe['leading']} most of all)" if probe["leading"] else "")
         for probe in report["probes"]
         if probe["suspicious"]
     )

@@ -37,8 +37,9 @@ class Probe:
         low: Lower end of its 95% bootstrap interval.
         high: Upper end of it.
         chance: The share of the most frequent class.
-        share: What the probe knows beyond chance as a share of what the model knows.
+        share: What the probe knows beyond chance as a share of what the model knows, 0 to 1.
         suspicious: Whether it beats chance, and its share reaches the limit.
+        leading: The feature that decides most, where features have names.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Probe:
     chance: float
     share: float
     suspicious: bool
+    leading: str | None
 
 
 def run(dataset: PreparedDataset, model_accuracy: float, limit: float) -> list[Probe]:
@@ -58,13 +60,17 @@ def run(dataset: PreparedDataset, model_accuracy: float, limit: float) -> list[P
         model_accuracy: The model's accuracy on the test images, 0 to 1.
         limit: From which share of the model's knowledge a probe is suspicious, 0 to 1.
     """
-    features = {"metadata": metadata_features(dataset.rows), "border": border_features(dataset)}
-    return [probe(name, table, dataset, model_accuracy, limit) for name, table in features.items()]
+    facts, names = metadata_features(dataset.rows)
+    return [
+        probe("metadata", facts, names, dataset, model_accuracy, limit),
+        probe("border", border_features(dataset), None, dataset, model_accuracy, limit),
+    ]
 
 
 def probe(
     name: str,
     features: npt.NDArray[np.float64],
+    names: Sequence[str] | None,
     dataset: PreparedDataset,
     model_accuracy: float,
     limit: float,
@@ -74,6 +80,7 @@ def probe(
     Args:
         name: The probe's name.
         features: float array of shape (rows of the manifest, features).
+        names: Those of the features, if they have some.
         dataset: Labels and splits.
         model_accuracy: See `run`.
         limit: See `run`.
@@ -86,17 +93,21 @@ def probe(
     low, high = percentiles([right[rows].mean() for rows in resample(units, RESAMPLES, seed=0)])
     accuracy = float(right.mean())
     chance = float(np.bincount(dataset.labels[test]).max() / len(test))
-    share = max(0.0, (accuracy - chance) / max(model_accuracy - chance, 1e-9))
-    return Probe(name, accuracy, low, high, chance, share, low > chance and share >= limit)
+    share = float(np.clip((accuracy - chance) / max(model_accuracy - chance, 1e-9), 0, 1))
+    suspicious = low > chance and share >= limit
+    leading = names[int(forest.feature_importances_.argmax())] if names else None
+    return Probe(name, accuracy, low, high, chance, share, suspicious, leading)
 
 
-def metadata_features(rows: Sequence[ImageRow]) -> npt.NDArray[np.float64]:
-    """Return file facts as numbers: float array of shape (rows, facts)."""
-    kinds = OneHotEncoder(sparse_output=False).fit_transform(
-        [[row.format, row.mode] for row in rows]
+def metadata_features(rows: Sequence[ImageRow]) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Return file facts as numbers, float array of shape (rows, facts), and the facts' names."""
+    encoder = OneHotEncoder(
+        sparse_output=False, feature_name_combiner=lambda fact, value: f"{fact} {value}"
     )
+    kinds = encoder.fit_transform([[row.format, row.mode] for row in rows])
     numbers = [[row.width, row.height, row.bytes / (row.width * row.height)] for row in rows]
-    return np.hstack([kinds, numbers])
+    names = [*encoder.get_feature_names_out(["format", "mode"]), "width", "height"]
+    return np.hstack([kinds, numbers]), [*names, "bytes per pixel"]
 
 
 def border_features(dataset: PreparedDataset) -> npt.NDArray[np.float64]:

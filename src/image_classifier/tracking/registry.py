@@ -96,7 +96,7 @@ def version_tags(
     from image_classifier.classifier import read_settings  # imports TensorFlow
 
     tags = {"manifest_digest": dataset.digest, **decision_tags(read_settings(folder))}
-    return tags | {f"validation_{name}": f"{value:.6g}" for name, value in figures.items()}
+    return tags | {name: f"{value:.6g}" for name, value in figures.items()}
 
 
 def register_stored(address: str, name: str, run_id: str, tags: dict[str, str]) -> Version:
@@ -212,14 +212,14 @@ def log_decision(version: Version, text: str, file: Path) -> None:
     client.log_artifact(version.run_id, str(file), "promotion")
 
 
-def load_classifier(uri: str) -> "Classifier":
-    """Return the `Classifier` of a registered model version, e.g. `models:/name@champion`.
+def load_classifier(uri: str) -> tuple["Classifier", Version]:
+    """Return the `Classifier` of a registered version, e.g. `models:/name@champion`, and which.
 
     Raises:
         InputError: `load_verified` refuses it.
     """
-    model, _ = load_verified(uri)
-    return cast("Classifier", model.unwrap_python_model().classifier)
+    model, version = load_verified(uri)
+    return cast("Classifier", model.unwrap_python_model().classifier), version
 
 
 def load_verified(
@@ -255,7 +255,12 @@ def load_verified(
             check_digest(version, digests.of_folder(folder), place)
             return mlflow.pyfunc.load_model(str(folder), model_config=model_config), version
     except MlflowException as error:
-        raise InputError(f"{uri} cannot be loaded: {error.message}") from None
+        advice = (
+            " `dvc repro` makes a champion, or says why not; `make ui` lists all versions."
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            else ""
+        )
+        raise InputError(f"{uri} cannot be loaded: {error.message}{advice}") from None
     except OSError as error:
         raise InputError(f"{uri} cannot be loaded: {error}") from None
 

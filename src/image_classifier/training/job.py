@@ -32,7 +32,10 @@ from image_classifier.training.resume import Unfinished
 
 @dataclass(frozen=True)
 class Trained:
-    """A training whose last epoch is done; `validation` holds the best epoch's figures."""
+    """A training whose last epoch is done; `validation` holds the best epoch's figures.
+
+    These are at the chosen threshold, unlike the epochs' best_val_…, which sweeps compare.
+    """
 
     progress: Progress
     best: Classifier
@@ -152,7 +155,8 @@ def fit_and_describe(
     classifier.write_settings(folder, classifier_settings(config, dataset))
     best = decision.with_decision(Classifier.load(folder), dataset, config.evaluation)
     classifier.write_settings(folder, best.settings)
-    validation = metrics.measure(best, dataset, "validation").figures
+    measured = metrics.measure(best, dataset, "validation").figures
+    validation = {f"validation_{name}": value for name, value in measured.items()}
     figures = {"best_epoch": best_epoch, **validation}
     (output / paths.METRICS).write_text(json.dumps(figures, indent=2) + "\n")
     write_history(progress, output / paths.HISTORY)
@@ -195,9 +199,8 @@ def log_outcome(
     stored = store(config, dataset, output, trained.validation, unfinished)
     if not runs.logged("train_seconds"):
         progress = trained.progress
-        # at the chosen threshold, unlike the epochs' best_val_…, which sweeps compare
-        figures = {f"validation_{name}": value for name, value in trained.validation.items()}
-        figures |= {
+        figures = {
+            **trained.validation,
             "checkpoint_epoch": progress.best(config.training)[0],
             "parameters": trained.best.model.count_params(),
             "stored_bytes": sum(
