@@ -56,7 +56,7 @@ def test_the_best_epoch_is_kept_besides_the_last(
     for epoch, value in enumerate(values):
         model.fit(IMAGES, LABELS, verbose=0)
         outputs.append(model.predict(IMAGES, verbose=0))
-        callback.on_epoch_end(epoch, {"loss": 1.0, chosen.monitor: value})
+        callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0, chosen.monitor: value})
     callback.on_train_end()
     last = len(values)
     assert set(tmp_path.iterdir()) == {epoch_file(tmp_path, n) for n in (best + 1, last)}

@@ -22,8 +22,13 @@ def tiny(*overrides: str) -> Config:
     return config.from_hydra(config.compose([*TINY, *overrides]))
 
 
-def test_a_training_that_diverges_says_so(
-    dataset: PreparedDataset, empty_project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("model", ["compact", "article"])  # one goes by val_loss, one by accuracy
+def test_a_training_that_diverges_ends_at_once_and_says_so(
+    dataset: PreparedDataset,
+    empty_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
 ):
     compiled_model = fitting.compiled_model
 
@@ -33,8 +38,9 @@ def test_a_training_that_diverges_says_so(
         return model
 
     monkeypatch.setattr(job, "compiled_model", diverged)
-    with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate=0.005"):
-        job.train(tiny(), dataset, empty_project / "output", "test", [])
+    with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate="):
+        job.train(tiny(f"model={model}"), dataset, empty_project / "output", "test", [])
+    assert "Epoch 2/2" not in capsys.readouterr().out
     assert not list(empty_project.glob("runs/unfinished/*/"))
 
 
@@ -103,8 +109,10 @@ def test_the_best_epoch_passes_over_what_is_no_number():
     loss = config.from_hydra(config.compose()).training
     assert Progress({"val_loss": [nan, 0.4, 0.2, nan, 0.3]}).best(loss) == (3, 0.2)
     accuracy = config.from_hydra(config.compose(["model=article"])).training
-    assert Progress({"val_accuracy": [0.4, 0.9, 0.9]}).best(accuracy) == (2, 0.9)
-    assert Progress({"val_accuracy": [nan, nan]}).best(accuracy)[0] == 0
+    values: dict[str, list[float]] = {"val_accuracy": [0.4, 0.9, 0.9]}
+    assert Progress(values | {"val_loss": [1, 1, 1]}).best(accuracy) == (2, 0.9)
+    assert Progress(values | {"val_loss": [1, nan, 1]}).best(accuracy) == (3, 0.9)
+    assert Progress(values | {"val_loss": [nan, nan, nan]}).best(accuracy)[0] == 0
 
 
 def test_xla_is_off_on_the_cpu_where_it_is_slower():

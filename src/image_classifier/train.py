@@ -5,7 +5,7 @@
 
 The images must be prepared (`dvc repro prepare`). The DVC stage runs this on params.yaml instead
 of conf/, with build/train as Hydra's run folder: see dvc.yaml. The training itself is in
-training.py.
+training/job.py.
 """
 
 import logging

@@ -49,9 +49,11 @@ class Progress:
     def best(self, training: Training, epochs: int | None = None) -> tuple[int, float]:
         """Return the best of the first epochs, or of all, counted from 1, and its monitored value.
 
-        Of equals the first is the best; one that is not a number never is: 0 where all are such.
+        Of equals the first is the best; one whose loss is not a number never is (its accuracy can
+        be one all the same): 0 where all are such.
         """
-        values = np.array(self.history[training.monitor][:epochs])
+        diverged = np.isnan(self.history["val_loss"][:epochs])
+        values = np.where(diverged, np.nan, self.history[training.monitor][:epochs])
         if np.isnan(values).all():
             return 0, float("nan")
         best = int(np.nanargmax(values) if training.mode == "max" else np.nanargmin(values))

@@ -62,9 +62,10 @@ def fit(
     if progress.done(training):
         return
     stoppers: list[keras.callbacks.Callback] = [
+        keras.callbacks.TerminateOnNaN(),
         keras.callbacks.EarlyStopping(
             training.monitor, mode=training.mode, patience=training.patience
-        )
+        ),
     ]
     if training.stop_below_median and run_id:
         curves = server.attempt(partial(sweeps.best_so_far_curves, training.monitor))

@@ -145,7 +145,7 @@ def fit_and_describe(
     if not best_epoch:
         shutil.rmtree(unfinished.folder)
         raise InputError(
-            f"{training.monitor} was not a number in any epoch: the training diverged. Lower "
+            f"val_loss was not a number in any epoch: the training diverged. Lower "
             f"optimizer.learning_rate={config.optimizer.learning_rate:g}."
         )
 
