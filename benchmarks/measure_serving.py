@@ -17,6 +17,7 @@ from comparison import Row, compare, in_turn, seconds
 from project import Project
 
 from image_classifier.classifier import Classifier
+from image_classifier.serving.answer import answers
 
 CLIENTS = 8
 # the commands, up to the model's address
@@ -66,7 +67,7 @@ def measure_serving(project: Project, repeats: int) -> list[Row]:
 
     def predict(content: bytes) -> None:
         pixels = classifier.decode(content)
-        classifier.answer(classifier.probabilities(pixels[None]))
+        answers(classifier, classifier.probabilities(pixels[None]))
 
     def median_in_process() -> float:
         return 1000 * statistics.median(seconds(partial(predict, content)) for content in contents)

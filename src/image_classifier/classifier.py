@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypedDict
 
 import keras
 import numpy as np
@@ -30,14 +29,6 @@ BATCH = 32
 CHUNK = 256  # files decoded before they are classified: bounds the memory
 
 Probabilities = npt.NDArray[np.float32]
-
-
-class Answer(TypedDict):
-    """The answer for one image."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -160,18 +151,6 @@ class Classifier:
             return (probabilities[:, 1] >= limit).astype(np.int64)
         chosen: npt.NDArray[np.int64] = np.argmax(probabilities, axis=1)
         return chosen
-
-    def answer(self, probabilities: Probabilities, threshold: float | None = None) -> list[Answer]:
-        """Return label and probabilities for rows of `probabilities`, ready for JSON."""
-        chosen = self.decide(probabilities, threshold)
-        return [
-            Answer(
-                label=self.settings.classes[choice],
-                probability=float(row[choice]),
-                probabilities=dict(zip(self.settings.classes, map(float, row), strict=True)),
-            )
-            for choice, row in zip(chosen, probabilities, strict=True)
-        ]
 
 
 def write_settings(folder: Path, settings: Settings) -> None:

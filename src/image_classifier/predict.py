@@ -26,7 +26,8 @@ from image_classifier.data.images import UnreadableImage
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
-    from image_classifier.classifier import Answer, Classifier, Settings
+    from image_classifier.classifier import Classifier, Settings
+    from image_classifier.serving.answer import Answer
 
 
 def find_files(sources: Sequence[Path]) -> list[Path]:
@@ -122,7 +123,9 @@ def main() -> int:
     files = find_files(arguments.sources)
     name = arguments.model or f"models:/{config.load().tracking.registered_model}@champion"
 
-    from image_classifier.tracking import registry  # imports TensorFlow and MLflow
+    # import TensorFlow and MLflow
+    from image_classifier.serving.answer import answers
+    from image_classifier.tracking import registry
 
     classifier, version = registry.load_classifier(name)
     print(described(version.uri, classifier.settings, arguments.threshold), file=sys.stderr)
@@ -135,7 +138,7 @@ def main() -> int:
             skipped += 1
             bar.write(f"skipped {path}: {result}", file=sys.stderr)
             continue
-        answer = classifier.answer(result[None], arguments.threshold)[0]
+        (answer,) = answers(classifier, result[None], arguments.threshold)
         bar.write(show(path, answer))
         if arguments.explain:
             explain_to(arguments.explain / f"{number:04}_{path.stem}.png", classifier, path, answer)

@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from image_classifier.schema import Serving
-from image_classifier.serving import invocation
+from image_classifier.serving import request_json
 from image_classifier.serving.request_body import (
     Body,
     Disconnected,
@@ -92,7 +92,7 @@ class LimitedApp:
                 if gone.done():
                     raise Disconnected
                 found = await asyncio.to_thread(
-                    invocation.problem, body.content, self.limits.maximum_images
+                    request_json.problem, body.content, self.limits.maximum_images
                 )
                 if found:
                     raise Refusal(400, found)

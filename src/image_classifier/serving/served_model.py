@@ -20,19 +20,18 @@ import pybase64
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Map
 from PIL import Image, UnidentifiedImageError
 
 from image_classifier import digests
 from image_classifier.classifier import (
     SETTINGS,
     WEIGHTS,
-    Answer,
     Classifier,
     Settings,
     read_settings,
 )
 from image_classifier.data.images import Pixels, UnreadableImage
+from image_classifier.serving.answer import SCHEMA, Answer, answers
 
 # No EPS, which runs Ghostscript, and none that hides another image in itself, as ICO does
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -48,13 +47,7 @@ def signature(settings: Settings) -> ModelSignature:
     threshold = ParamSpec("threshold", DataType.double, default=settings.threshold)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=Schema(
-            [
-                ColSpec(DataType.string, "label"),
-                ColSpec(DataType.double, "probability"),
-                ColSpec(Map(DataType.double), "probabilities"),
-            ]
-        ),
+        outputs=SCHEMA,
         params=ParamSchema([threshold]) if len(settings.classes) == 2 else None,
     )
 
@@ -106,7 +99,8 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         # a single image is decoded at once: handing it to another thread would only cost time
         run = map if len(texts) == 1 else self.pool.map
         pixels = list(run(self._decode, range(len(texts)), texts))
-        return self.classifier.answer(self.classifier.probabilities(np.stack(pixels)), threshold)
+        probabilities = self.classifier.probabilities(np.stack(pixels))
+        return answers(self.classifier, probabilities, threshold)
 
     def _decode(self, row: int, text: object) -> Pixels:
         try:
