@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install run test faults bench reproduce params ui clean
+.PHONY: help install run test faults coverage bench reproduce params ui clean
 DATASET ?= data
 .DEFAULT_GOAL := help
 
@@ -39,6 +39,12 @@ test: $(BIN)/.installed-dev ## lint, check types, and run the tests
 faults: $(BIN)/.installed-dev ## run the long tests: many jobs at once, several servers
 	pytest -m slow
 
+coverage: $(BIN)/.installed-dev ## run the tests, and list the lines that no process of theirs ran
+	coverage erase
+	coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	coverage combine --quiet
+	coverage report
+
 bench: install ## measure against the article's way, on DATASET=folder of images
 	python benchmarks/run.py "$(DATASET)"
 
@@ -55,4 +61,4 @@ ui: install ## open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui
 
 clean: ## remove what the pipeline made, but not its MLflow runs
-	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build runs .coverage* .pytest_cache .mypy_cache .ruff_cache
