@@ -22,7 +22,8 @@ def test_params_yaml_is_what_conf_composes():
 
 
 @pytest.mark.parametrize(
-    "group", ["dataset", "augmentation", "model", "optimizer", "training", "experiment"]
+    "group",
+    ["dataset", "augmentation", "model", "optimizer", "training", "experiment", "launch", "search"],
 )
 def test_every_choice_of_a_group_composes(group: str):
     for path in (ROOT / "conf" / group).glob("*.yaml"):

@@ -17,7 +17,7 @@ from image_classifier import classifier, config, paths
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest, write_manifest
 from image_classifier.errors import InputError
-from image_classifier.promote import promote, rollback
+from image_classifier.promote import below_floors, promote, rollback
 from image_classifier.schema import Config
 from image_classifier.tracking import registry as models
 from image_classifier.tracking import runs
@@ -221,3 +221,20 @@ def test_the_decision_is_a_tag_and_a_file_of_the_run(registry: mlflow.MlflowClie
     assert "promotion.minimum_" in registry.get_run(version.run_id).data.tags["promotion"]
     files = [file.path for file in registry.list_artifacts(version.run_id, "promotion")]
     assert files == ["promotion/decision.json"]
+
+
+def test_a_champion_that_falls_below_a_floor_stays_so_and_is_told(
+    registry: mlflow.MlflowClient, name: str, capsys: pytest.CaptureFixture[str]
+):
+    version = evaluated(name, 0.57)
+    assert decide(name)["champion"]
+    decision = decide(name, "promotion.minimum_accuracy=0.999")
+    assert decision["champion"]
+    assert "promotion.minimum_accuracy=0.999" in decision["reasons"][0]
+    assert "stays champion" in capsys.readouterr().out
+    assert champion(registry, name) == version
+
+
+def test_a_figure_that_is_no_number_is_below_every_floor():
+    floors = settings("x", "promotion.minimum_sensitivity=0").promotion
+    assert below_floors({"test_sensitivity": "nan", "test_accuracy": "1"}, floors)

@@ -29,13 +29,13 @@ def test_a_tracking_server_takes_run_model_and_evaluation(project: Project, trac
 
 
 def test_mlflow_run_trains_in_the_run_it_made(project: Project):
-    # the entry point's parameters do not shrink the pictures: these settings do
+    # one setting does not shrink the pictures: these settings do
     conf = project.folder / "conf" / "config.yaml"
     before = conf.read_text()
     conf.write_text(before.replace("height: 200", "height: 48").replace("width: 200", "width: 48"))
     try:
         output = project.run("mlflow", "run", ".", "--env-manager", "local", "-e", "train",
-                             "-P", "epochs=1", "-P", "seed=7")  # fmt: skip
+                             "-P", "setting=training.epochs=1", "-P", "seed=7")  # fmt: skip
     finally:
         conf.write_text(before)
     run_id = re.search(r"MLflow run (\w+), registered", output)[1]
@@ -48,7 +48,7 @@ def test_mlflow_run_trains_in_the_run_it_made(project: Project):
 def test_processes_that_start_together_on_a_fresh_store_all_succeed(
     project: Project, tmp_path: Path
 ):
-    code = "from image_classifier.tracking import server; print(server.experiment_id('x'))"
+    code = "from image_classifier.tracking import connection; print(connection.experiment_id('x'))"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], cwd=tmp_path, env=project.environment,

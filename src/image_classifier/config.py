@@ -82,6 +82,9 @@ def explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, InputError):
         return text
+    if plugin := re.search(r"Could not find 'hydra/(launcher|sweeper)/\w+'", text):
+        folder = {"launcher": "launch", "sweeper": "search"}[plugin[1]]
+        return f"{plugin[0]}: install its package, which the head of a file in conf/{folder} names."
     unknown = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text)
     if unknown is None:
         return text

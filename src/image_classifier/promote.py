@@ -55,20 +55,25 @@ def promote(config: Config) -> None:
     )
     if evaluated["manifest_digest"] != manifest_digest():
         raise InputError(f"{paths.MANIFEST} changed since evaluate: run `dvc repro evaluate`.")
-    from image_classifier.tracking import registry, server  # imports MLflow
+    from image_classifier.tracking import connection, registry  # imports MLflow
 
-    with server.answering():
+    with connection.answering():
         challenger = registry.get_version(evaluated["name"], evaluated["version"])
-        with registry.gate(challenger.name):
+        with registry.one_at_a_time(challenger.name):
             decision = decide(challenger, evaluated, config.promotion)
         paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
         paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
         reasons = "; ".join(decision["reasons"])
         registry.log_decision(challenger, reasons or "champion", paths.DECISION)
-    if reasons:
-        print(f"{challenger.uri} is not made champion: {reasons}.")
-    else:
+    if not reasons:
         print(f"{challenger.uri} is champion.")
+    elif decision["champion"]:
+        print(
+            f"{challenger.uri} stays champion, which it was before, but would not be made so now: "
+            f"{reasons}. To undo it: python -m image_classifier.promote --rollback"
+        )
+    else:
+        print(f"{challenger.uri} is not made champion: {reasons}.")
 
 
 def decide(
@@ -79,8 +84,9 @@ def decide(
     from image_classifier.tracking import registry
 
     champion = registry.champion(challenger.name)
-    if champion and champion.version == challenger.version:
-        champion = None  # it is the champion already: the floors alone decide
+    again = champion is not None and champion.version == challenger.version
+    if again:
+        champion = None  # nothing to compare with
 
     not_fit = below_floors(challenger.tags, promotion)
     not_fit += unaccepted_shortcuts(evaluated["shortcuts"], promotion)
@@ -103,7 +109,7 @@ def decide(
     return {
         "name": challenger.name,
         "version": challenger.version,
-        "champion": not reasons,
+        "champion": again or not reasons,
         "champion_before": champion.version if champion else None,
         "comparison": vars(comparison) if comparison else None,
         "reasons": reasons,
@@ -120,7 +126,7 @@ def below_floors(tags: Mapping[str, str], floors: Promotion) -> list[str]:
         f"test_{name} {float(tags[f'test_{name}']):.4f} is below the floor "
         f"promotion.minimum_{name}={floor:g}"
         for name, floor in limits.items()
-        if f"test_{name}" in tags and float(tags[f"test_{name}"]) < floor
+        if f"test_{name}" in tags and not float(tags[f"test_{name}"]) >= floor  # NaN is below, too
     ]
 
 
@@ -179,10 +185,10 @@ def rollback(config: Config) -> None:
     Raises:
         InputError: there is no champion, or none before it.
     """
-    from image_classifier.tracking import registry, server
+    from image_classifier.tracking import connection, registry
 
     name = config.tracking.registered_model
-    with server.answering(), registry.gate(name):
+    with connection.answering(), registry.one_at_a_time(name):
         before, after = registry.roll_back(name)
     print(f"{after.uri} is champion again; {before.uri} was rolled back.")
 

@@ -42,7 +42,7 @@ class Dataset(Section):
     url: Address | None
     revision: Revision | None
     subfolder: Subfolder | None
-    depends_on: str | None
+    depends_on: str
     positive_class: str | None
     group_pattern: Pattern | None
     source_pattern: Pattern | None
@@ -225,15 +225,15 @@ class Config(Section):
     training: Training
     evaluation: Evaluation
     promotion: Promotion
-    serving: Serving = Serving()  # settings stored with older runs have none
+    serving: Serving
     tracking: Tracking
 
     @model_validator(mode="after")
     def _image_large_enough(self) -> "Config":
+        if not isinstance(self.model, ArticleModel):
+            return self  # padded convolutions also take a single pixel
         smallest = 2 ** len(self.model.filters)
-        too_small = min(self.image.height, self.image.width) < smallest
-        # compact's convolutions are padded: they also take a single pixel
-        if too_small and isinstance(self.model, ArticleModel):
+        if min(self.image.height, self.image.width) < smallest:
             raise ValueError(
                 f"image.height and image.width must be at least {smallest}: each of the "
                 f"{len(self.model.filters)} entries of model.filters halves the picture"

@@ -20,13 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from image_classifier import command_line, sweep
+from image_classifier import command_line, sweep_callback
 from image_classifier import config as configuration
 from image_classifier.config import CONF
 from image_classifier.data.dataset import check_batch_size, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-from image_classifier.training import devices_of_job
+from image_classifier.training.claim_gpu import claim_gpu
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -55,21 +55,21 @@ def run_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
 
     The other jobs go on then, and the error is on the job's MLflow run.
     """
-    from image_classifier.tracking import server, sweeps
+    from image_classifier.tracking import connection, sweeps
 
     try:
         config = configuration.from_hydra(composed)
         dataset = load_prepared(config)
         check_batch_size(config, dataset)
-        value = server.attempt(partial(sweeps.finished_value, config, dataset))
+        value = connection.attempt(partial(sweeps.finished_value, config, dataset))
         if value is not None:
             print(f"Finished before: {' '.join(overrides)}")
             return value
-        devices_of_job.claim_gpu()
+        claim_gpu()
         from image_classifier.training.job import train
 
         value = train(config, dataset, output, run_name(config), overrides)
-        server.attempt(partial(sweeps.update_leader, config.training.monitor))
+        connection.attempt(partial(sweeps.update_leader, config.training.monitor))
         return value
     except Exception as error:
         expected = isinstance(error, InputError)  # says all there is to say
@@ -89,7 +89,8 @@ def run_name(config: Config) -> str:
         f"{'lr' if key == 'learning_rate' else key}={value}"
         for section, file in files.items()
         for key, value in getattr(config, section).model_dump().items()
-        if value != OmegaConf.load(CONF / section / f"{file}.yaml")[key]
+        # a file that builds on another does not have every key itself
+        if value != OmegaConf.load(CONF / section / f"{file}.yaml").get(key, value)
     ]
     return " ".join([model, *changes, os.environ.get("DVC_EXP_NAME", "")]).strip()
 
@@ -99,11 +100,11 @@ if __name__ == "__main__":
     try:
         run()
     except configuration.COMPOSITION_ERRORS as problem:
-        sweep.abandon()
+        sweep_callback.abandon()
         sys.exit(f"train: {configuration.explain(problem)}")
     except OSError as problem:
-        sweep.abandon()
+        sweep_callback.abandon()
         sys.exit(f"train: {command_line.explain(problem)}")
     except BaseException:
-        sweep.abandon()
+        sweep_callback.abandon()
         raise

@@ -20,7 +20,7 @@ from image_classifier import digests
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-from image_classifier.tracking import runs, server
+from image_classifier.tracking import connection, runs
 from image_classifier.tracking.stored_models import store_model, stored_files
 
 if TYPE_CHECKING:
@@ -130,11 +130,11 @@ def get_version(name: str, version: str) -> Version:
     Raises:
         InputError: the store does not have it.
     """
-    server.connect()
+    connection.connect()
     try:
         found = mlflow.MlflowClient().get_model_version(name, version)
     except MlflowException as error:
-        if not server.answered(error):
+        if not connection.answered(error):
             raise
         raise InputError(f"{name} version {version} is not registered: {error.message}") from None
     return Version(name, str(found.version), found.run_id, found.tags)
@@ -142,11 +142,11 @@ def get_version(name: str, version: str) -> Version:
 
 def champion(name: str) -> Version | None:
     """Return the version with the alias `champion`, if there is one."""
-    server.connect()
+    connection.connect()
     try:
         found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
-        if not server.answered(error):
+        if not connection.answered(error):
             raise  # or a version would be promoted for want of a comparison
         return None
     return Version(name, str(found.version), found.run_id, found.tags)
@@ -158,9 +158,9 @@ def set_alias(version: Version, alias: str) -> None:
 
 
 @contextmanager
-def gate(name: str) -> Iterator[None]:
+def one_at_a_time(name: str) -> Iterator[None]:
     """Let one process of this machine at a time decide on the aliases of a registered model."""
-    digest = hashlib.sha256(f"{server.uri()} {name}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{connection.uri()} {name}".encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"image-classifier-{os.getuid()}-{digest}.lock"):
         yield
 
@@ -241,7 +241,7 @@ def load_verified(
     if address is None:
         raise InputError(f"{uri}: give a model as models:/NAME/VERSION or models:/NAME@ALIAS.")
     name, number, alias = address.groups()
-    server.connect()
+    connection.connect()
     client = mlflow.MlflowClient()
     try:
         found = (

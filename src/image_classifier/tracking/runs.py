@@ -23,7 +23,7 @@ from image_classifier.config import flatten
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
-from image_classifier.tracking import server
+from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # names the sweep's run to its jobs
@@ -56,7 +56,7 @@ def open_training(
         overrides: How the settings differ from conf/.
         training_id: By which the run of an earlier attempt is found.
     """
-    experiment = server.experiment_id(config.tracking.experiment)
+    experiment = connection.experiment_id(config.tracking.experiment)
     client = mlflow.MlflowClient()
     parent = os.environ.get(SWEEP_VARIABLE)
     given = os.environ.get("MLFLOW_RUN_ID")  # `mlflow run` has made it, in an experiment it chose
@@ -113,7 +113,7 @@ def describe_training(
 def close_failed(run_id: str, error: BaseException) -> None:
     """Close a run that ended with an error, and put that on it."""
     client = mlflow.MlflowClient()
-    client.set_tag(run_id, "error", server.explain(error))
+    client.set_tag(run_id, "error", connection.explain(error))
     client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
@@ -124,14 +124,14 @@ def open_run(run_id: str) -> Iterator[None]:
     Raises:
         InputError: the store does not have it.
     """
-    server.connect()
+    connection.connect()
     try:
         mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if not server.answered(error):
+        if not connection.answered(error):
             raise
         raise InputError(
-            f"MLflow run {run_id} of this model is not in {server.public(server.uri())} "
+            f"MLflow run {run_id} of this model is not in {connection.public(connection.uri())} "
             f"({error.message}). DVC restored the model from its cache, but the run is elsewhere: "
             f"set MLFLOW_TRACKING_URI to that store, or train again by `dvc repro -f -s train`."
         ) from None
@@ -203,7 +203,7 @@ def record_of(run_id: str, store: str | None = None) -> Record:
     Raises:
         InputError: the store does not have it.
     """
-    server.connect()
+    connection.connect()
     client = mlflow.MlflowClient(store)
     try:
         run = client.get_run(run_id)

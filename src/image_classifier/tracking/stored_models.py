@@ -17,7 +17,7 @@ from image_classifier import digests
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Serving
-from image_classifier.tracking import server
+from image_classifier.tracking import connection
 
 # what a stored model runs on
 REQUIREMENTS = ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy", "joblib")
@@ -64,8 +64,8 @@ def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
             if digests.of_folder(ours) != digests.of_folder(theirs):
                 raise InputError(
                     f"{ours} is not the same in the store as it is here: "
-                    f"{server.public(server.uri())} is damaged or full. Look at its disk, then "
-                    f"run this again."
+                    f"{connection.public(connection.uri())} is damaged or full. Look at its disk, "
+                    f"then run this again."
                 )
         return str(info.model_uri), digests.of_folder(stored)
 

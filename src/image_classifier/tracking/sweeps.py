@@ -17,7 +17,7 @@ from image_classifier import plots
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.schema import Config, Tracking
-from image_classifier.tracking import registry, runs, server
+from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
 
 COSTS = ("train_seconds", "cpu_seconds", "stored_bytes")
@@ -67,7 +67,7 @@ def start(
     Returns:
         The run's id, and how many of its jobs are finished already.
     """
-    experiment = server.experiment_id(experiment_name)
+    experiment = connection.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
     left = client.search_runs(
         [experiment],
@@ -118,7 +118,7 @@ def finished_value(config: Config, dataset: PreparedDataset) -> float | None:
     """Return the result of a job that the sweep finished before, or None."""
     if (parent := current()) is None:
         return None
-    server.connect()
+    connection.connect()
     client = mlflow.MlflowClient()
     done = client.search_runs(
         [client.get_run(parent).info.experiment_id],
@@ -131,7 +131,7 @@ def finished_value(config: Config, dataset: PreparedDataset) -> float | None:
 
 def record_failure(overrides: Sequence[str], error: Exception) -> None:
     """See that a failed job has a run with its error, be it one that never came to train."""
-    server.connect()
+    connection.connect()
     parent, text = current(), json.dumps(list(overrides))
     if parent is None or any(
         child.data.tags.get("overrides") == text and child.info.status == "FAILED"
@@ -143,7 +143,7 @@ def record_failure(overrides: Sequence[str], error: Exception) -> None:
         "mlflow.parentRunId": parent,
         "mlflow.runName": runs.short(" ".join(overrides)),
         "overrides": text,
-        "error": server.explain(error),
+        "error": connection.explain(error),
     }
     run = client.create_run(client.get_run(parent).info.experiment_id, tags=tags)
     client.set_terminated(run.info.run_id, "FAILED")
@@ -179,7 +179,7 @@ def finish(parent: str, tracking_settings: Tracking, folder: Path) -> SweepResul
         tracking_settings: Say whether the best model is registered only now, and under what name.
         folder: Where table and picture are written first.
     """
-    server.connect()
+    connection.connect()
     client = mlflow.MlflowClient()
     done = finished(parent)
     done_overrides = {child.data.tags["overrides"] for child in done}
@@ -261,7 +261,7 @@ def delete_losers(parent: str) -> tuple[int, float]:
     Raises:
         InputError: the run is no sweep that ended.
     """
-    server.connect()
+    connection.connect()
     client = mlflow.MlflowClient()
     try:
         best = client.get_run(parent).data.tags["best.run_id"]

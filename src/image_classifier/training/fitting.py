@@ -10,7 +10,7 @@ import keras
 
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.schema import Config, Training
-from image_classifier.tracking import runs, server, sweeps
+from image_classifier.tracking import connection, runs, sweeps
 from image_classifier.training import batches, devices, models
 from image_classifier.training.checkpoint import Checkpoint, Progress, assign_weights
 from image_classifier.training.stopping import MedianStopping
@@ -68,7 +68,7 @@ def fit(
         ),
     ]
     if training.stop_below_median and run_id:
-        curves = server.attempt(partial(sweeps.best_so_far_curves, training.monitor))
+        curves = connection.attempt(partial(sweeps.best_so_far_curves, training.monitor))
         stoppers.append(MedianStopping(curves or [], training))
     model.fit(
         batches.training_batches(
@@ -127,7 +127,7 @@ class EpochLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Have the epoch sent."""
         figures = epoch_figures(self.progress, epoch + 1, self.training)
-        self.pool.submit(server.attempt, partial(self._send, epoch + 1, figures))
+        self.pool.submit(connection.attempt, partial(self._send, epoch + 1, figures))
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Wait for the epoch that is on its way; those still queued are missing, and sent later."""

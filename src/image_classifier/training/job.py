@@ -23,7 +23,7 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.evaluation import decision, metrics
 from image_classifier.schema import Config, Training
-from image_classifier.tracking import registry, runs, server
+from image_classifier.tracking import connection, registry, runs
 from image_classifier.training import devices, resume
 from image_classifier.training.checkpoint import Progress, restore
 from image_classifier.training.fitting import best_model, compiled_model, epoch_figures, fit
@@ -68,7 +68,7 @@ def train(
         open_training = partial(
             runs.open_training, config, dataset, name, overrides, unfinished.training_id
         )
-        run_id = server.attempt(open_training)
+        run_id = connection.attempt(open_training)
         try:
             trained = fit_and_describe(config, dataset, output, unfinished, run_id, costs)
         except BaseException as error:
@@ -83,10 +83,10 @@ def train(
                 stored = log_outcome(config, dataset, output, unfinished, trained, costs)
         except Exception as error:
             raise InputError(
-                f"the model is trained, but MLflow at {server.public(server.uri())} did not "
-                f"take all of it ({server.explain(error)}). Nothing is lost: the same command "
-                f"again, once MLflow answers, sends what is missing and trains nothing anew. Until "
-                f"then all is kept in {unfinished.folder}."
+                f"the model is trained, but MLflow at {connection.public(connection.uri())} did "
+                f"not take all of it ({connection.explain(error)}). Nothing is lost: the same "
+                f"command again, once MLflow answers, sends what is missing and trains nothing "
+                f"anew. Until then all is kept in {unfinished.folder}."
             ) from error
         if "DVC_STAGE" in os.environ:  # evaluate deletes it: only then has DVC the outputs
             shutil.copyfile(output / paths.RUN, unfinished.folder / paths.RUN)

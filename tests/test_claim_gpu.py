@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+from image_classifier.training.claim_gpu import VARIABLE
+
 CODE = (
-    "import os, sys; from image_classifier.training import devices_of_job as d; d.claim_gpu(); "
-    "d.claim_gpu(); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    "import os, sys; from image_classifier.training.claim_gpu import claim_gpu; claim_gpu(); "
+    "claim_gpu(); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 )
 
 
@@ -13,7 +15,7 @@ def start(gpus: str, tmp_path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
-        env={"CUDA_VISIBLE_DEVICES": gpus, "ONE_GPU_PER_JOB": "1", "TMPDIR": str(tmp_path)},
+        env={"CUDA_VISIBLE_DEVICES": gpus, VARIABLE: "1", "TMPDIR": str(tmp_path)},
     )  # fmt: skip
 
 

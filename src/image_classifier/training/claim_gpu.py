@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-VARIABLE = "ONE_GPU_PER_JOB"  # set by conf/launch/gpus.yaml
+VARIABLE = "IMAGE_CLASSIFIER_ONE_GPU_PER_JOB"  # set by conf/launch/gpus.yaml
 CLAIMED: list[FileLock] = []  # held until this process ends
 
 

@@ -16,12 +16,12 @@ from image_classifier.errors import InputError
 
 Result = TypeVar("Result")
 # a server that is gone is given up after a quarter of a minute; MLflow's own settings take minutes
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def connect() -> None:
     """Point MLflow to MLFLOW_TRACKING_URI, else to mlflow.db in the project's folder."""
-    for name, value in PATIENCE.items():
+    for name, value in HTTP_LIMITS.items():
         os.environ.setdefault(name, value)
     hide_password()
     mlflow.set_tracking_uri(uri())
@@ -55,11 +55,20 @@ def experiment_id(name: str) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        local = mlflow.get_tracking_uri() == _local_store()
-        location = (paths.project() / "mlartifacts").as_uri() if local else None
+        location = artifact_location()
         # so that the UI opens on training runs, not on its pages for language models
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
+
+
+def artifact_location() -> str | None:
+    """Return where a new experiment keeps its files: None where the server says so itself.
+
+    Without a server that is the project's folder, not the current one as MLflow has it: of a
+    queued experiment of DVC, that is a copy which is deleted.
+    """
+    served = urlsplit(uri()).scheme in ("http", "https", "databricks")
+    return None if served else (paths.project() / "mlartifacts").as_uri()
 
 
 def answered(error: Exception) -> bool:

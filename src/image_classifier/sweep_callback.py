@@ -51,16 +51,16 @@ class SweepCallback(Callback):
         refuse_data_sweep(space)
         key = sweep_key(config, space)
         SweepCallback.lock = lock_or_exit(key)
-        from image_classifier.tracking import runs, server, sweeps  # imports MLflow
+        from image_classifier.tracking import connection, runs, sweeps  # imports MLflow
 
         parent, done = sweeps.start(config.tracking.experiment, key, overrides, space)
         SweepCallback.parent = parent
         if done:
             print(f"Sweep {parent} goes on: {done} of its jobs are finished already.")
         variables = {runs.SWEEP_VARIABLE: parent}
-        if "@" not in server.uri():  # a password in it would end up in Hydra's files
+        if "@" not in connection.uri():  # a password in it would end up in Hydra's files
             # jobs on other machines see neither this environment nor this folder
-            variables["MLFLOW_TRACKING_URI"] = server.uri()
+            variables["MLFLOW_TRACKING_URI"] = connection.uri()
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra += [
                 f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()
