@@ -45,6 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+def choices(group: str) -> list[str]:
+    """Return the names of the files in a folder of conf/."""
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
 class Project:
     """A clone of this repository in a folder of its own, and commands run in it."""
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from conftest import choices
 from image_classifier import classifier, config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
@@ -71,9 +72,9 @@ def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Clas
     assert heat.max() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["article", "compact"])
+@pytest.mark.parametrize("name", choices("model"))
 @pytest.mark.parametrize("classes", [2, 3])
-def test_both_models_can_be_explained_for_every_class(name: str, classes: int):
+def test_every_model_can_be_explained_for_every_class(name: str, classes: int):
     settings = config.from_hydra(
         config.compose([f"model={name}", "image.height=32", "image.width=40"])
     )

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from conftest import choices
 from image_classifier import config, schema
 from image_classifier.training import models
 
@@ -30,7 +31,7 @@ def test_the_articles_model_has_the_articles_parameters_and_layers():
     ]
 
 
-@pytest.mark.parametrize("name", ["article", "compact"])
+@pytest.mark.parametrize("name", choices("model"))
 @pytest.mark.parametrize("classes", [2, 5])
 def test_two_classes_give_one_probability_and_more_give_one_each(name: str, classes: int):
     model = build(f"model={name}", "image.height=32", "image.width=40", classes=classes)

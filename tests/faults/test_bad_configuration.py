@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from conftest import ROOT
+from conftest import ROOT, choices
 from image_classifier import config, schema
 from image_classifier.errors import InputError
 from image_classifier.schema import Config
@@ -114,7 +114,7 @@ def test_the_walk_finds_every_key():
         key.name for _, key in NUMERIC}  # fmt: skip
 
 
-@pytest.mark.parametrize("model", ["compact", "article"])
+@pytest.mark.parametrize("model", choices("model"))
 def test_a_wrong_type_is_refused_by_name(model: str):
     values = base_with(model)
     for chosen, key in CASES:

@@ -5,11 +5,11 @@ from typing import Literal
 import keras
 from keras import layers
 
-from image_classifier.schema import ArticleModel, CompactModel, Optimizer
+from image_classifier.schema import ArticleModel, CompactModel, Model, Optimizer
 
 
 def build(
-    model: ArticleModel | CompactModel,
+    model: Model,
     image_shape: tuple[int, int, int],
     classes: int,
     precision: Literal["float32", "mixed_float16"] = "float32",
@@ -26,7 +26,11 @@ def build(
     keras.config.set_dtype_policy(precision)
     inputs = keras.Input(image_shape, dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(inputs)
-    x = article(x, model) if isinstance(model, ArticleModel) else compact(x, model)
+    match model:
+        case ArticleModel():
+            x = article(x, model)
+        case CompactModel():
+            x = compact(x, model)
     # float32 also where the rest computes in float16, or probabilities near 0 and 1 are lost
     if classes == 2:
         outputs = layers.Dense(1, activation="sigmoid", name="probability", dtype="float32")(x)
