@@ -39,6 +39,7 @@ test: $(BIN)/.installed-dev ## lint, check types, and run the tests
 faults: $(BIN)/.installed-dev ## run the long tests: many jobs at once, several servers
 	pytest -m slow
 
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(BIN)/.installed-dev ## run the tests, and list the lines that no process of theirs ran
 	coverage erase
 	coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 
 from image_classifier import config
 from image_classifier.errors import InputError
@@ -105,3 +106,21 @@ def test_the_reference_of_all_settings_is_what_conf_and_the_types_say():
     command = [sys.executable, ROOT / "docs/configuration.py"]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page == (ROOT / "docs/configuration.md").read_text(), "run `make params`"
+
+
+def test_a_model_without_a_name_is_told(values: dict):
+    del values["model"]["name"]
+    with pytest.raises(InputError, match=r"model\.name is missing"):
+        config.validate(values)
+    values["model"]["name"] = "compactt"
+    with pytest.raises(
+        InputError, match=r"model\.name: expected 'article' or 'compact', got 'comp"
+    ):
+        config.validate(values)
+
+
+def test_a_launcher_that_is_not_installed_is_told_with_where_to_look():
+    with pytest.raises(HydraException) as caught:
+        config.compose(["hydra/launcher=dask"])
+    assert "Could not find 'hydra/launcher/dask': install" in config.explain(caught.value)
+    assert "conf/launch" in config.explain(caught.value)

@@ -238,3 +238,8 @@ def test_a_champion_that_falls_below_a_floor_stays_so_and_is_told(
 def test_a_figure_that_is_no_number_is_below_every_floor():
     floors = settings("x", "promotion.minimum_sensitivity=0").promotion
     assert below_floors({"test_sensitivity": "nan", "test_accuracy": "1"}, floors)
+
+
+def test_without_a_champion_there_is_nothing_to_roll_back(registry: mlflow.MlflowClient, name: str):
+    with pytest.raises(InputError, match="has no champion to roll back from"):
+        rollback(settings(name))
