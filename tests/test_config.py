@@ -114,7 +114,7 @@ def test_a_model_without_a_name_is_told(values: dict):
         config.validate(values)
     values["model"]["name"] = "compactt"
     with pytest.raises(
-        InputError, match=r"model\.name: expected 'article' or 'compact', got 'comp"
+        InputError, match=r"model\.name: expected 'article' or 'compact', got '"
     ):
         config.validate(values)
 
