@@ -50,7 +50,7 @@ bench: install ## measure against the article's way, on DATASET=folder of images
 	python benchmarks/run.py "$(DATASET)"
 
 reproduce: install ## repeat the MLflow run RUN=id, and compare weights and metrics
-	python -m image_classifier.reproduce "$(RUN)"
+	python -m image_classifier.reproduce "$(or $(RUN),$(error give RUN=id, of a run in MLflow))"
 
 params: install ## write params.yaml, and the reference of all settings, from conf/
 	python -m image_classifier.config > params.yaml.new

@@ -113,9 +113,7 @@ def test_a_model_without_a_name_is_told(values: dict):
     with pytest.raises(InputError, match=r"model\.name is missing"):
         config.validate(values)
     values["model"]["name"] = "compactt"
-    with pytest.raises(
-        InputError, match=r"model\.name: expected 'article' or 'compact', got '"
-    ):
+    with pytest.raises(InputError, match=r"model\.name: expected 'article' or 'compact', got '"):
         config.validate(values)
 
 

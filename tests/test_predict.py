@@ -28,3 +28,7 @@ def test_a_missing_file_and_a_missing_model_are_refused(project: Project):
     assert "models:/nothing@champion cannot be loaded" in output
     assert "`dvc repro` makes a champion" in output
     assert "Traceback" not in output
+    # a model that the gate refused has versions, and no champion
+    alias = "models:/synthetic-xray-classifier@other"
+    output = project.module("predict", str(picture), "--model", alias, code=1)
+    assert "loaded by its number, as --model models:/synthetic-xray-classifier/1" in output

@@ -14,6 +14,7 @@ import mlflow
 import pytest
 
 from conftest import SHRUNK, Project, copy_of
+from image_classifier.tracking import sweeps
 
 SMALL = [*SHRUNK, "training.epochs=1"]
 
@@ -235,3 +236,13 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     for run in runs:
         assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
         assert client.list_artifacts(run.info.run_id, "training")
+
+
+def test_of_jobs_with_equal_accuracy_the_one_with_the_lower_loss_is_the_best():
+    jobs = [
+        {"best_val_accuracy": 0.975, "best_val_loss": 0.167},
+        {"best_val_accuracy": 0.975, "best_val_loss": 0.115},
+        {"best_val_accuracy": 0.9, "best_val_loss": 0.1},
+    ]
+    assert min(jobs, key=lambda job: sweeps.rank(job, "best_val_accuracy", -1)) == jobs[1]
+    assert min(jobs, key=lambda job: sweeps.rank(job, "best_val_loss", 1)) == jobs[2]

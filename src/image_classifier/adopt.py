@@ -60,7 +60,10 @@ def adopt(run_id: str, name: str) -> None:
         preset.unlink()
         raise
     PARAMS.write_text(OmegaConf.to_yaml(composed, resolve=True))
-    print(f"{preset} is the default now, and {PARAMS} is composed anew: run `dvc repro`.")
+    print(
+        f"{preset} is the default now, over other choices of a dataset or model, and {PARAMS} is "
+        f"composed anew: run `dvc repro`. To undo it: git checkout {main}, and `make params`."
+    )
 
 
 def preset_text(run_id: str, name: str, record: "Record", settings: dict[str, Any]) -> str:

@@ -99,7 +99,8 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def nearest(key: str) -> str:
     """Return ` Did you mean …?` with the known dotted name nearest to `key`, or nothing."""
-    found = difflib.get_close_matches(key, sorted(set(_known_keys(Config, ""))), n=1)
+    known = set(_known_keys(Config, "")) - {key}  # that of another model is none of this one
+    found = difflib.get_close_matches(key, sorted(known), n=1)
     return f" Did you mean {found[0]}?" if found else ""
 
 

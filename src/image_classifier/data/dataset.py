@@ -83,7 +83,8 @@ def load_prepared(config: Config) -> PreparedDataset:
         raise InputError(
             "The prepared images were made with other settings: "
             + "; ".join(changed)
-            + ". Changes of the data go through the whole pipeline: `dvc exp run -S …`."
+            + ". To train on these images, give the settings they were prepared with here, too; to "
+            "change the images, run the whole pipeline: `dvc exp run -S …`."
         )
     digest = manifest_digest()
     if prepared["manifest_digest"] != digest:

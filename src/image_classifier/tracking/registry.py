@@ -256,11 +256,12 @@ def load_verified(
             return mlflow.pyfunc.load_model(str(folder), model_config=model_config), version
     except MlflowException as error:
         advice = (
-            " `dvc repro` makes a champion, or says why not; `make ui` lists all versions."
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            ". `dvc repro` makes a champion, or says why not; a version that is none is loaded by "
+            f"its number, as --model models:/{name}/1"
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
             else ""
         )
-        raise InputError(f"{uri} cannot be loaded: {error.message}{advice}") from None
+        raise InputError(f"{uri} cannot be loaded: {error.message.rstrip('.')}{advice}.") from None
     except OSError as error:
         raise InputError(f"{uri} cannot be loaded: {error}") from None
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,8 +197,8 @@ def finish(parent: str, tracking_settings: Tracking, folder: Path) -> SweepResul
     client.log_metric(parent, "jobs_finished", len(done), step=len(done))
     client.log_metric(parent, "jobs_failed", len(failed))
     if done:
-        choose = min if monitor == "val_loss" else max
-        child = choose(done, key=lambda child: child.data.metrics[result.metric])
+        sign = 1 if monitor == "val_loss" else -1
+        child = min(done, key=lambda child: rank(child.data.metrics, result.metric, sign))
         result.best = best_job(child, result.metric, tracking_settings)
         for key, value in asdict(result.best).items():
             client.set_tag(parent, f"best.{key}", value)
@@ -206,6 +206,11 @@ def finish(parent: str, tracking_settings: Tracking, folder: Path) -> SweepResul
             client.log_artifact(parent, str(file), "sweep")
     client.set_terminated(parent, "FAILED" if failed or not done else "FINISHED")
     return result
+
+
+def rank(metrics: Mapping[str, float], metric: str, sign: int) -> tuple[float, float]:
+    """Return what orders jobs, the best one first: equal accuracies are told apart by the loss."""
+    return sign * metrics[metric], metrics["best_val_loss"]
 
 
 def best_job(child: Run, metric: str, settings: Tracking) -> BestJob:
