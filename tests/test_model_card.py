@@ -22,7 +22,7 @@ def test_images_that_leaked_are_counted_and_the_first_named(report: dict):
     card = model_card.write(report)
     assert "**7 images were in two splits of the dataset and are left out**" in card
     assert "`train/4.jpg` and 2 more" in card
-    assert "9 files in all were left out, see `data/left_out.csv` of the run" in card
+    assert "Files left out in all: 9, see `data/left_out.csv` of the run" in card
 
 
 def test_each_source_has_its_figures(report: dict):

@@ -150,7 +150,9 @@ def calibration(
     axis.set_title("Calibration, test images (area: number of images)")
     axis.set_aspect("equal")
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower right", markerscale=0.4)
+    axis.set_xlim(-0.05, 1.12)  # room for the numbers beside the points
+    # points may be anywhere: below them
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, markerscale=0.4)
     _save(figure, path)
 
 

@@ -69,7 +69,7 @@ def data(report: Mapping[str, Any]) -> str:
         )
     if report["left_out"]:
         lines.append(
-            f"{report['left_out']} files in all were left out, see `data/left_out.csv` of the run."
+            f"Files left out in all: {report['left_out']}, see `data/left_out.csv` of the run."
         )
     return "\n".join(lines)
 
