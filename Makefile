@@ -14,25 +14,26 @@ help: ## list the targets
 install: $(BIN)/.installed ## set up .venv with the pinned packages
 
 $(BIN)/.installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, but {sys.executable} is {v[0]}.{v[1]}. Use make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@grep -q MLFLOW_DISABLE_TELEMETRY $(BIN)/activate || echo 'export MLFLOW_DISABLE_TELEMETRY=true' >> $(BIN)/activate
 	@touch $@
 
-# what tests need besides: every extra
+# the tests also need every extra
 $(BIN)/.installed-dev: requirements-dev.lock $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
 	@touch $@
 
-run: install ## run the pipeline, then show its figures and what to do next
+run: install ## run the pipeline, then show its metrics and what to do next
 	dvc repro
-	@python -m image_classifier.summary
+	@python -m image_classifier summary
 
-test: $(BIN)/.installed-dev ## lint, check types, and run the tests
+test: $(BIN)/.installed-dev ## lint, check layers and types, and run the tests
 	ruff check .
 	ruff format --check .
+	lint-imports
 	mypy
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -40,20 +41,20 @@ faults: $(BIN)/.installed-dev ## run the long tests: many jobs at once, several 
 	pytest -m slow
 
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
-coverage: $(BIN)/.installed-dev ## run the tests, and list the lines that no process of theirs ran
+coverage: $(BIN)/.installed-dev ## run the tests, and list the lines that none of their processes ran
 	coverage erase
 	coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	coverage combine --quiet
 	coverage report
 
-bench: install ## measure against the article's way, on DATASET=folder of images
+bench: install ## compare with the article's way, on the images in the folder DATASET=…
 	python benchmarks/run.py "$(DATASET)"
 
 reproduce: install ## repeat the MLflow run RUN=id, and compare weights and metrics
-	python -m image_classifier.reproduce "$(or $(RUN),$(error give RUN=id, of a run in MLflow))"
+	python -m image_classifier reproduce "$(or $(RUN),$(error set RUN=id, the id of a run in MLflow))"
 
 params: install ## write params.yaml, and the reference of all settings, from conf/
-	python -m image_classifier.config > params.yaml.new
+	python -m image_classifier config > params.yaml.new
 	mv params.yaml.new params.yaml
 	python docs/configuration.py > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
@@ -61,5 +62,5 @@ params: install ## write params.yaml, and the reference of all settings, from co
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui
 
-clean: ## remove what the pipeline made, but not its MLflow runs
+clean: ## remove the output of the pipeline, but not its MLflow runs
 	rm -rf build runs .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
-"""A trained model as a thing that answers: weights, classes, image size and threshold.
+"""A trained model that classifies images: weights, classes, image size and threshold.
 
-On disk it is a folder of `model.keras` and `classifier.json`: what training leaves, what MLflow
-stores, and what evaluation, prediction and serving load.
+On disk it is a folder with `model.keras` and `classifier.json`: training writes it, MLflow stores
+it, and evaluation, prediction and serving load it.
 """
 
 import copy
@@ -19,32 +19,33 @@ import numpy.typing as npt
 import scipy.special
 import tensorflow as tf
 
-from image_classifier import digests
 from image_classifier.data import images
 from image_classifier.data.images import Pixels, UnreadableImage
+from image_classifier.project import digests
 
 WEIGHTS = "model.keras"
-SETTINGS = "classifier.json"
+METADATA_FILE = "classifier.json"
 BATCH = 32
-CHUNK = 256  # files decoded before they are classified: bounds the memory
+CHUNK = 256  # files that are decoded before they are classified: limits the memory
 
 Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What goes with the weights.
+class Metadata:
+    """What belongs to the weights of a model.
 
     Attributes:
         classes: Names in the order of the model's outputs; of two, the second is positive.
-        threshold: Probability of the positive class from which it is the answer, 0 to 1; not
-            used with more than two classes.
-        temperature: What logits are divided by, above 0; 1 leaves the probabilities as they are.
-        height: Rows of the images the model takes.
-        width: Columns of them.
+        threshold: The positive class is predicted from this probability on, 0 to 1; not used with
+            more than two classes.
+        temperature: Logits are divided by it; above 0, and 1 leaves the probabilities unchanged.
+        height: Height of the model's images, in pixels.
+        width: Width of the model's images, in pixels.
         channels: 3 for RGB, 1 for grey.
-        decoder: SHA-256 of the module that decoded the training images.
-        weights_sha256: SHA-256 of the file of the weights; `write_settings` fills it in.
+        decoder: `DECODER_VERSION` of the code that decoded the training images; a digest in
+            versions that were registered before decoders had a number.
+        weights_sha256: SHA-256 of the file of the weights; `write_metadata` sets it.
     """
 
     classes: list[str]
@@ -53,24 +54,19 @@ class Settings:
     height: int
     width: int
     channels: int
-    decoder: str
+    decoder: int | str
     weights_sha256: str = ""
 
 
-def decoder_digest() -> str:
-    """Return the SHA-256 of the decoding module as it is now."""
-    return hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()
-
-
 class Classifier:
-    """A model with its settings."""
+    """A model with its metadata."""
 
-    def __init__(self, model: keras.Model, settings: Settings) -> None:
-        """Take a Keras model of uint8 images and the settings that belong to it."""
+    def __init__(self, model: keras.Model, metadata: Metadata) -> None:
+        """Store a Keras model of uint8 images, and its metadata."""
         self.model = model
-        self.settings = settings
-        shape = (None, settings.height, settings.width, settings.channels)
-        # one graph for every batch size; safe to call from several threads, as predict() is not
+        self.metadata = metadata
+        shape = (None, metadata.height, metadata.width, metadata.channels)
+        # one graph for every batch size; unlike predict(), several threads may call it
         self._forward = tf.function(
             lambda batch: model(batch, training=False),
             input_signature=[tf.TensorSpec(shape, tf.uint8)],
@@ -78,26 +74,28 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path) -> "Classifier":
-        """Load from a folder; warns where this version of the package decodes otherwise."""
-        settings = read_settings(folder)
-        if settings.decoder != decoder_digest():
+        """Load a classifier from a folder; warn if it was trained with another image decoder."""
+        metadata = read_metadata(folder)
+        if metadata.decoder != images.DECODER_VERSION:
             logging.getLogger(__name__).warning(
-                "%s was trained with another version of the image decoder: pixels may differ.",
-                folder,
+                "This model was trained with another version of the image decoder (%s, now %s): "
+                "pixels may differ. Train it again: `dvc repro -f -s train`.",
+                metadata.decoder,
+                images.DECODER_VERSION,
             )
         model = keras.models.load_model(folder / WEIGHTS, compile=False, safe_mode=True)
-        return cls(model, settings)
+        return cls(model, metadata)
 
-    def with_settings(self, settings: Settings) -> "Classifier":
-        """Return the same model with other settings, and without tracing its graph again."""
+    def with_metadata(self, metadata: Metadata) -> "Classifier":
+        """Return the same model with other metadata, without tracing its graph again."""
         other = copy.copy(self)
-        other.settings = settings
+        other.metadata = metadata
         return other
 
     def decode(self, content: bytes | Path) -> Pixels:
         """Decode one image for this model; see `images.decode`."""
         return images.decode(
-            content, self.settings.height, self.settings.width, self.settings.channels
+            content, self.metadata.height, self.metadata.width, self.metadata.channels
         )
 
     def probabilities(self, pixels: Pixels) -> Probabilities:
@@ -107,7 +105,7 @@ class Classifier:
             pixels: uint8 array of shape (images, height, width, channels).
 
         Returns:
-            float32 array of shape (images, classes), values 0 to 1, rows adding up to 1.
+            float32 array of shape (images, classes), values 0 to 1; each row sums to 1.
         """
         parts = [
             self._forward(tf.constant(pixels[start : start + BATCH])).numpy()
@@ -116,12 +114,12 @@ class Classifier:
         outputs = np.concatenate(parts)
         if outputs.shape[1] == 1:
             outputs = np.hstack([1 - outputs, outputs])
-        return scaled(outputs, self.settings.temperature)
+        return apply_temperature(outputs, self.metadata.temperature)
 
     def probabilities_of_files(
         self, files: Sequence[Path]
     ) -> Iterator[tuple[Path, "Probabilities | UnreadableImage"]]:
-        """Yield each file, in order, with its row of `probabilities`, or why it has none."""
+        """Yield each file, in order, with its row of `probabilities`, or why it is unreadable."""
 
         def decode(path: Path) -> Pixels | UnreadableImage:
             try:
@@ -143,49 +141,49 @@ class Classifier:
     ) -> npt.NDArray[np.int64]:
         """Return the class index, int64 of shape (images,), for rows of `probabilities`.
 
-        Of two classes the threshold decides, the model's own or the one given; of more the
-        highest probability.
+        With two classes the threshold decides, the model's own or the given one; with more
+        classes the highest probability.
         """
         if probabilities.shape[1] == 2:
-            limit = self.settings.threshold if threshold is None else threshold
+            limit = self.metadata.threshold if threshold is None else threshold
             return (probabilities[:, 1] >= limit).astype(np.int64)
         chosen: npt.NDArray[np.int64] = np.argmax(probabilities, axis=1)
         return chosen
 
 
-def write_settings(folder: Path, settings: Settings) -> None:
-    """Write the settings beside the weights, with the SHA-256 of these.
+def write_metadata(folder: Path, metadata: Metadata) -> None:
+    """Write the metadata beside the weights, with the SHA-256 of the weights.
 
-    A model is served only if its settings were written after its weights.
+    A model is served only if its metadata were written after its weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     digest = digests.of_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else ""
-    settings = replace(settings, weights_sha256=digest)
-    (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    metadata = replace(metadata, weights_sha256=digest)
+    (folder / METADATA_FILE).write_text(json.dumps(asdict(metadata), indent=2) + "\n")
 
 
-def read_settings(folder: Path) -> Settings:
-    """Read the settings beside the weights."""
-    return Settings(**json.loads((folder / SETTINGS).read_text()))
+def read_metadata(folder: Path) -> Metadata:
+    """Read the metadata beside the weights."""
+    return Metadata(**json.loads((folder / METADATA_FILE).read_text()))
 
 
 def weights_digest(model: keras.Model) -> str:
-    """Return a SHA-256 over a model's weights: equal where they are equal to the last bit."""
+    """Return a SHA-256 over a model's weights: the same when they are equal to the last bit."""
     digest = hashlib.sha256()
     for weights in model.get_weights():
         digest.update(np.ascontiguousarray(weights).tobytes())
     return digest.hexdigest()
 
 
-def scaled(probabilities: Probabilities, temperature: float) -> Probabilities:
+def apply_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
     """Return the probabilities whose logits are divided by a temperature.
 
     Args:
-        probabilities: float array of shape (images, classes), rows adding up to 1.
-        temperature: Above 1 makes them less sure, below 1 surer.
+        probabilities: float array of shape (images, classes), each row sums to 1.
+        temperature: Above 1 the probabilities become less certain, below 1 more certain.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2. A softmax
-    takes logarithms of probabilities for logits.
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2. Logarithms
+    of the probabilities serve as logits.
     """
     if temperature == 1:
         return probabilities

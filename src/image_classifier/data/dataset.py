@@ -8,27 +8,27 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier import paths
-from image_classifier.config import flatten
+from image_classifier.config.compose import flatten
+from image_classifier.config.schema import Config
 from image_classifier.data.folders import SplitName
 from image_classifier.data.images import Pixels
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
-from image_classifier.records import read_record
-from image_classifier.schema import Config
+from image_classifier.project import paths
+from image_classifier.project.records import read_record
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
     """Every image of the manifest, decoded.
 
-    It stays as it was opened: a stage that makes the images anew meanwhile makes another file.
+    It reads the file that it opened: if a stage prepares the images again, it writes a new file.
 
     Attributes:
         rows: The manifest.
         images_file: The .npy file of `images`.
         labels: int64 array of shape (rows,): index into `classes`.
-        classes: Names; of two, the second is the positive one.
+        classes: Names; of two, the second is the positive class.
         digest: SHA-256 of the manifest, hexadecimal.
         source: Where the images came from: `source`, `commit`, `digest`.
     """
@@ -44,8 +44,8 @@ class PreparedDataset:
     def images(self) -> Pixels:
         """The images on disk: uint8 array of shape (rows, height, width, channels).
 
-        Mapped anew at every access, and let go with it: pages of a mapping that is kept would
-        count as this process's memory, up to the size of the file.
+        Each access maps the file again: the pages of a mapping that is kept would count as this
+        process's memory, up to the size of the file.
         """
         file, dtype, shape, start = self._opened
         return np.memmap(file, dtype, "r", start, shape)
@@ -63,10 +63,10 @@ class PreparedDataset:
 
 
 def load_prepared(config: Config) -> PreparedDataset:
-    """Open what fetch, split and prepare made; the images stay on disk.
+    """Open the output of fetch, split and prepare; the images stay on disk.
 
     Raises:
-        InputError: a stage has not run, or ran with other settings than `config` has.
+        InputError: a stage has not run, or it ran with other settings than `config`.
     """
     settings = dict[str, Any]
     fetched = read_record(paths.FETCHED, "prepare", settings=settings, digest=str)
@@ -83,8 +83,8 @@ def load_prepared(config: Config) -> PreparedDataset:
         raise InputError(
             "The prepared images were made with other settings: "
             + "; ".join(changed)
-            + ". To train on these images, give the settings they were prepared with here, too; to "
-            "change the images, run the whole pipeline: `dvc exp run -S …`."
+            + ". Use the same dataset, split and image settings as `dvc repro prepare` did, or "
+            "prepare and train with the new ones: `dvc exp run -S …`."
         )
     digest = manifest_digest()
     if prepared["manifest_digest"] != digest:
@@ -106,13 +106,3 @@ def load_prepared(config: Config) -> PreparedDataset:
     if not complete:
         raise InputError(f"{paths.IMAGES} is damaged: run `dvc repro -f -s prepare`.")
     return dataset
-
-
-def check_batch_size(config: Config, dataset: PreparedDataset) -> None:
-    """Raise an InputError where a batch would be larger than the training split."""
-    images = len(dataset.indices("train"))
-    if config.training.batch_size > images:
-        raise InputError(
-            f"training.batch_size={config.training.batch_size} is more than the {images} training "
-            f"images: set it to {images} at most."
-        )

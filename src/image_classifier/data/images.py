@@ -13,9 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from image_classifier.files import read_bytes
+from image_classifier.project.files import read_bytes
 
 Pixels = npt.NDArray[np.uint8]
+
+# Increase it with every change of this module after which an image has other pixels. Models store
+# it, and warn when they meet another one.
+DECODER_VERSION = 1
 
 # What cameras, scanners and screens write. The other formats Pillow knows stay shut: EPS runs
 # Ghostscript, and decoders that hardly anyone uses are hardly tested either. JPEG includes MPO.

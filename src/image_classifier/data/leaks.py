@@ -1,19 +1,21 @@
-"""Copies of an image, and images of one group, that lie in two splits or two classes."""
+"""Duplicates and groups that occur in two splits, or in two classes."""
 
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from image_classifier import paths
-from image_classifier.data.copies import Fingerprint, Pair
 from image_classifier.data.folders import SPLITS, FoundImage
+from image_classifier.data.near_duplicates import Fingerprint, Pair
 from image_classifier.errors import InputError
-from image_classifier.files import whole_file
+from image_classifier.project import paths
+
+LISTED = 20  # file names in a message
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A readable image: where it lies, and what its file is."""
+class ScannedImage:
+    """A readable image: where it is, its group, and its fingerprint."""
 
     found: FoundImage
     path: str
@@ -21,8 +23,8 @@ class Examined:
     fingerprint: Fingerprint
 
 
-def refuse_contradictions(images: Sequence[Examined], pairs: Sequence[Pair]) -> None:
-    """Raise an InputError where copies of one image are in two classes."""
+def refuse_contradictions(images: Sequence[ScannedImage], pairs: Sequence[Pair]) -> None:
+    """Raise an InputError if duplicates of one image are in two classes."""
     wrong = [
         f"{images[pair.first].path} and {images[pair.second].path} ({pair.kind}, {pair.distance})"
         for pair in pairs
@@ -30,26 +32,31 @@ def refuse_contradictions(images: Sequence[Examined], pairs: Sequence[Pair]) -> 
         and images[pair.first].found.label != images[pair.second].found.label
     ]
     if wrong:
-        more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        more = f"\n  and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
         raise InputError(
             "The same image is in two classes:\n  "
-            + "\n  ".join(wrong[:20])
-            + f"{more}\nKeep the right one of each. If near copies are different images after "
-            f"all, set split.copy_distance below the number in brackets."
+            + "\n  ".join(wrong[:LISTED])
+            + f"{more}\nKeep the right one of each pair. If near duplicates are in fact different "
+            f"images, set split.duplicate_distance below the number in parentheses."
         )
 
 
 def find_leaks(
-    images: Sequence[Examined], pairs: Sequence[Pair], together: Sequence[int]
+    images: Sequence[ScannedImage], pairs: Sequence[Pair], component_ids: Sequence[int]
 ) -> dict[int, str]:
-    """Return the images that a dataset's own split has in two places, each with a sentence why.
+    """Return the images that a dataset's own splits contain twice, each with the reason.
 
-    What training has stays there; it is validation and test images that leak, and test images
-    that validation has.
+    The image in training stays. Validation images that are also in training leak, and test images
+    that are also in training or validation.
+
+    Args:
+        images: All images.
+        pairs: The images that belong together.
+        component_ids: A number for each image; images that belong together have the same.
     """
     order = {name: place for place, name in enumerate(SPLITS)}
-    home: dict[int, int] = {}  # the place of each component's images that stay
-    for image, component in zip(images, together, strict=True):
+    home: dict[int, int] = {}  # the split that keeps the images of a component
+    for image, component in zip(images, component_ids, strict=True):
         if image.found.split:
             place = order[image.found.split]
             home[component] = min(home.get(component, place), place)
@@ -59,7 +66,7 @@ def find_leaks(
         partners.setdefault(pair.first, []).append((pair.kind + text, pair.second))
         partners.setdefault(pair.second, []).append((pair.kind + text, pair.first))
     leaking = {}
-    for index, (image, component) in enumerate(zip(images, together, strict=True)):
+    for index, (image, component) in enumerate(zip(images, component_ids, strict=True)):
         if image.found.split and order[image.found.split] > home[component]:
             stays = [
                 (kind, images[other].path)
@@ -71,25 +78,27 @@ def find_leaks(
     return leaking
 
 
-def leaks_message(images: Sequence[Examined], leaking: dict[int, str]) -> str:
-    """Return what leaks, by name, and what is done about it."""
+def leaks_message(images: Sequence[ScannedImage], leaking: dict[int, str]) -> str:
+    """Return the names of the leaking images, and what is done about them."""
     lines = [f"  {images[index].path} {reason}" for index, reason in leaking.items()]
-    more = [f"  and {len(lines) - 20} more, see {paths.COPIES}"] if len(lines) > 20 else []
+    more = (
+        [f"  and {len(lines) - LISTED} more, see {paths.DUPLICATES}"] if len(lines) > LISTED else []
+    )
     return "\n".join(
         [
-            f"{len(leaking)} images are in two splits of the dataset (split.leaks: drop leaves "
-            f"out those outside training, stop stops):",
-            *lines[:20],
+            f"{len(leaking)} images occur in two splits of the dataset. split.leaks=drop excludes "
+            f"them from validation and test; split.leaks=stop fails instead.",
+            *lines[:LISTED],
             *more,
         ]
     )
 
 
-def write_copies(
-    images: Sequence[Examined], pairs: Sequence[Pair], leaking: dict[int, str]
+def write_pairs(
+    images: Sequence[ScannedImage], pairs: Sequence[Pair], leaking: dict[int, str], path: Path
 ) -> None:
-    """Write a row for each pair of images that belong together."""
-    with whole_file(paths.COPIES) as partial, partial.open("w", newline="") as file:
+    """Write a CSV file with one row for each pair of images that belong together."""
+    with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["first", "second", "kind", "distance", "leaks"])
         for pair in pairs:

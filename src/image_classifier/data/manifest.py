@@ -1,23 +1,23 @@
-"""The manifest: a row for each image, with its split."""
+"""The manifest: a CSV file with one row for each image."""
 
 import csv
-import hashlib
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from image_classifier import paths
-from image_classifier.data.folders import SPLITS, FoundImage, SplitName, plain
+from image_classifier.data.folders import SPLITS, FoundImage, SplitName
 from image_classifier.errors import InputError
+from image_classifier.project import digests, paths
+from image_classifier.project.text import is_printable
 
 
 @dataclass(frozen=True)
 class ImageRow:
     """One row of the manifest.
 
-    `group` and `source` are what the dataset's patterns found in the path, or empty; `bytes` is
-    the file's size.
+    `group` and `source` are what the dataset's patterns found, or empty; `bytes` is the size of
+    the file.
     """
 
     path: str
@@ -34,13 +34,13 @@ class ImageRow:
     bytes: int
 
     @property
-    def unit(self) -> str:
-        """What a bootstrap draws it with: its group, or else images of the same content."""
+    def cluster(self) -> str:
+        """The images that a bootstrap draws together: a group, or images of the same content."""
         return self.group or self.sha256
 
 
-def count(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]]:
-    """Return how many images each split has of each class; `all` where there is no split."""
+def count_images(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]]:
+    """Return the number of images of each class in each split; `all` when there is no split."""
     counts = Counter((image.split or "all", image.label) for image in images)
     result: dict[str, dict[str, int]] = {}
     for (split, label), number in sorted(counts.items()):
@@ -83,13 +83,13 @@ def read_manifest() -> list[ImageRow]:
 def _image_row(row: dict[str, str]) -> ImageRow:
     names = [field.name for field in fields(ImageRow)]
     if list(row) != names or None in row.values():
-        raise ValueError(f"a row is not of the columns {', '.join(names)}")
+        raise ValueError(f"a row does not have the columns {', '.join(names)}")
     if row["split"] not in SPLITS:
         raise ValueError(f"there is no split {row['split']!r}")
     if not re.fullmatch("[0-9a-f]{144}", row["perceptual_hash"]):
-        raise ValueError(f"{row['perceptual_hash']!r} is no perceptual hash")
+        raise ValueError(f"{row['perceptual_hash']!r} is not a perceptual hash")
     if not _is_inside(row["path"]) or not row["label"]:
-        raise ValueError(f"{row['path']!r} is no path in a class folder")
+        raise ValueError(f"{row['path']!r} is not a path in a class folder")
     sizes = {name: int(row[name]) for name in ("width", "height", "bytes")}
     if min(sizes.values()) < 1:
         raise ValueError(f"{row['path']} has a size below 1")
@@ -98,9 +98,11 @@ def _image_row(row: dict[str, str]) -> ImageRow:
 
 def _is_inside(path: str) -> bool:
     parts = Path(path).parts
-    return len(parts) > 1 and ".." not in parts and not Path(path).is_absolute() and plain(path)
+    return (
+        len(parts) > 1 and ".." not in parts and not Path(path).is_absolute() and is_printable(path)
+    )
 
 
 def manifest_digest() -> str:
-    """Return the SHA-256 of the manifest: it changes with any image, label or split."""
-    return hashlib.sha256(paths.MANIFEST.read_bytes()).hexdigest()
+    """Return the SHA-256 of the manifest: it changes with every image, label and split."""
+    return digests.of_file(paths.MANIFEST)

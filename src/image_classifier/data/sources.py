@@ -1,4 +1,4 @@
-"""Copies a set of images from where it is: a local folder, or a git or DVC repository."""
+"""Copies images from their source: a local folder, or a git or DVC repository."""
 
 import json
 import os
@@ -11,34 +11,36 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from image_classifier.data.addresses import is_local
-from image_classifier.data.folders import FoundImage, PassedOver, find_images, shown
+from image_classifier.config.git_address import is_local
+from image_classifier.config.schema import Dataset, ImageSource
+from image_classifier.data import git
+from image_classifier.data.folders import FoundImage, SkippedFile, find_images
 from image_classifier.errors import InputError
-from image_classifier.schema import Dataset, ExternalSet
+from image_classifier.project.text import printable
 
-# what would make git work on another repository, such as the one whose hook runs this
+# these would make git use another repository, such as the one whose hook runs this code
 GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 
 
 @dataclass(frozen=True)
 class Copied:
-    """Images copied to a new folder; `commit` is None where they come from no repository."""
+    """Images that were copied; `commit` is None unless they come from a repository."""
 
     images: list[FoundImage]
-    passed_over: list[PassedOver]
+    skipped: list[SkippedFile]
     commit: str | None
 
 
-def copy(key: str, source: Dataset | ExternalSet, destination: Path) -> Copied:
-    """Copy a set of images into a new folder, with their class folders.
+def copy(key: str, source: ImageSource, destination: Path) -> Copied:
+    """Copy images with their class folders into a new folder.
 
     Args:
-        key: The setting that `source` is, for messages.
+        key: The name of the setting `source`, for messages.
         source: Where the images are.
-        destination: The folder; it lies in a folder of its own, which the work is done in.
+        destination: The new folder. A download uses a temporary folder beside it.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: the images cannot be found or downloaded.
         OSError: a file cannot be read or written.
     """
     minimum_classes = 2 if isinstance(source, Dataset) else 1
@@ -49,37 +51,39 @@ def copy(key: str, source: Dataset | ExternalSet, destination: Path) -> Copied:
         result = download_repository(key, source, folder)
         try:
             copied = copy_folder(folder, destination, minimum_classes)
-        except InputError as error:  # names the folder in which the work is done
+        except InputError as error:  # its text names the temporary folder
             raise InputError(str(error).replace(str(folder), source.url)) from None
-        submodules = [PassedOver(shown(Path(p)), "a git submodule") for p in result["submodules"]]
-        return Copied(copied.images, [*copied.passed_over, *submodules], result["commit"])
+        submodules = [
+            SkippedFile(printable(Path(path)), "a git submodule") for path in result["submodules"]
+        ]
+        return Copied(copied.images, [*copied.skipped, *submodules], result["commit"])
 
 
 def copy_folder(folder: Path, destination: Path, minimum_classes: int) -> Copied:
-    """Copy the images in the class folders of `folder`, with their folders."""
-    found, passed_over = find_images(folder, minimum_classes)
+    """Copy the images in the class folders of `folder`, with these folders."""
+    found, skipped = find_images(folder, minimum_classes)
     copied = []
     for image in found:
         target = destination / image.path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image.path, target)
         copied.append(FoundImage(target, image.label, image.split))
-    return Copied(copied, passed_over, None)
+    return Copied(copied, skipped, None)
 
 
-def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -> dict[str, Any]:
-    """Copy `subfolder` of the repository at `url` to a new folder; return `download`'s result.
+def download_repository(key: str, source: ImageSource, folder: Path) -> dict[str, Any]:
+    """Copy `subfolder` of the repository at `url` to a new folder; return the result of `git`.
 
     Raises:
-        InputError: it fails, or takes longer than `timeout_seconds`.
+        InputError: the download fails, or takes longer than `timeout_seconds`.
     """
     url = str(source.url)
     if is_local(url) and not Path(url).is_dir():
         raise InputError(
-            f"{key}.url={url}: no such folder. Give the address of a git repository, "
+            f"{key}.url={url}: no such folder. Set it to the address of a git repository, "
             f"https://…, ssh://… or user@host:path, or the path of a local one."
         )
-    command = [sys.executable, "-m", "image_classifier.data.download"]
+    command = [sys.executable, "-m", git.__name__]
     if source.revision:
         command.append(f"--revision={source.revision}")
     if source.subfolder:
@@ -88,10 +92,10 @@ def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -
         [*command, "--", url, str(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=None if sys.stderr.isatty() else subprocess.PIPE,  # a terminal sees the progress
+        stderr=None if sys.stderr.isatty() else subprocess.PIPE,  # a terminal shows the progress
         text=True,
         env=environment(url, folder.parent),
-        start_new_session=True,  # so that git, its child, ends with it
+        start_new_session=True,  # so that its child processes can be ended with it
     )
     where = url + (f" at {source.revision}" if source.revision else "")
     try:
@@ -101,28 +105,28 @@ def download_repository(key: str, source: Dataset | ExternalSet, folder: Path) -
         process.wait()
         if isinstance(error, subprocess.TimeoutExpired):
             raise InputError(
-                f"{where} was not fetched within {key}.timeout_seconds="
+                f"{where} was not downloaded within {key}.timeout_seconds="
                 f"{source.timeout_seconds:g}. Check the address and the network, or allow more."
             ) from None
         raise
     if process.returncode != 0:
         reason = (errors or "").strip().splitlines()[-1:] or ["see above"]
         raise InputError(
-            f"{where} cannot be fetched ({reason[0]}). Check {key}.url, {key}.revision and "
-            f"{key}.subfolder, the network, and that you may read the repository."
+            f"{where} cannot be downloaded ({reason[0]}). Check {key}.url, {key}.revision and "
+            f"{key}.subfolder, the network, and your permission to read the repository."
         )
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return result
 
 
 def environment(url: str, work: Path) -> dict[str, str]:
-    """Return the environment for git: nothing asks for a password, or leaves files elsewhere."""
+    """Return the environment for git: it never asks for a password, and writes files only here."""
     kept = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
     own = {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "true",
         "GIT_ALLOW_PROTOCOL": "file" if is_local(url) else "https:http:ssh:git",
-        "LC_ALL": "C",  # git's messages are read
+        "LC_ALL": "C",  # this code reads git's messages
         "TMPDIR": str(work.absolute()),
     }
     if "GIT_SSH_COMMAND" not in kept and "GIT_SSH" not in kept and not ssh_command():
@@ -131,10 +135,10 @@ def environment(url: str, work: Path) -> dict[str, str]:
 
 
 def ssh_command() -> str:
-    """Return the command for SSH in the user's settings of git, or nothing."""
+    """Return the SSH command in the user's git settings, or an empty text."""
     try:
         return subprocess.run(
             ["git", "config", "--global", "core.sshCommand"], capture_output=True, text=True
         ).stdout.strip()
     except FileNotFoundError:
-        raise InputError("git is not found: install it.") from None
+        raise InputError("git was not found: install it.") from None

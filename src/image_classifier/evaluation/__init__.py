@@ -1,1 +1,1 @@
-"""How good a model is, and how far to believe that."""
+"""How good a trained model is, and how far to believe that."""

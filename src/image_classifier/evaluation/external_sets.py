@@ -1,26 +1,26 @@
-"""Measures a model on the external sets, which it never saw, beside the test images."""
+"""Measures a model on the external sets: images from other sources, never trained on."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from image_classifier import paths
-from image_classifier.data.copies import find_pairs, fingerprint
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.folders import FoundImage, find_images
 from image_classifier.data.images import UnreadableImage
+from image_classifier.data.near_duplicates import find_pairs, fingerprint
 from image_classifier.errors import InputError
-from image_classifier.evaluation.metrics import Measured
-from image_classifier.records import read_record
-from image_classifier.schema import Config
+from image_classifier.evaluation.predictions import Predictions
+from image_classifier.project import paths
+from image_classifier.project.records import read_record
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
 
 
 def check(config: Config) -> None:
-    """See that the external stage ran with these settings.
+    """Check that the stage external ran with these settings.
 
     Raises:
         InputError: it did not.
@@ -28,52 +28,53 @@ def check(config: Config) -> None:
     record = read_record(paths.EXTERNAL_RECORD, "external", sets=dict[str, Any])
     if set(record["sets"]) != set(config.external):
         raise InputError(
-            f"{paths.EXTERNAL} has the sets {', '.join(record['sets']) or 'none'}, the settings "
-            f"{', '.join(config.external) or 'none'}: run `dvc repro external`."
+            f"{paths.EXTERNAL} contains [{', '.join(record['sets'])}], but `external` in "
+            f"params.yaml lists [{', '.join(config.external)}]. Run `dvc repro external`."
         )
 
 
 def measure_all(
-    config: Config, dataset: PreparedDataset, classifier: "Classifier", test: Measured
+    config: Config, dataset: PreparedDataset, classifier: "Classifier", test: Predictions
 ) -> dict[str, dict[str, Any]]:
-    """Return for each external set how many images of each class the model gets right.
+    """Return for each external set the accuracy on each class.
 
-    Copies of the dataset's own images are left out, and so are files that are no images.
+    Skips duplicates of the dataset's own images, and files that are not images.
 
     Returns:
-        By name: `images`, `accuracy`, `copies_left_out`, `unreadable`, and for each class under
-        `classes` its `images`, its `accuracy`, and the `drop` from the test images' accuracy.
+        For each set: `images`, `accuracy`, `duplicates`, `unreadable`, and `classes`. The last has
+        for each class its `images`, its `accuracy`, and the `drop` from its accuracy on the test
+        images.
     """
     return {
-        name: measure(name, config.split.copy_distance, dataset, classifier, test)
+        name: measure_set(name, config.split.duplicate_distance, dataset, classifier, test)
         for name in config.external
     }
 
 
-def measure(
+def measure_set(
     name: str,
     distance: int,
     dataset: PreparedDataset,
     classifier: "Classifier",
-    test: Measured,
+    test: Predictions,
 ) -> dict[str, Any]:
-    """Return the result of one set, see `measure_all`.
+    """Return the result for one set; see `measure_all`.
 
     Raises:
-        InputError: nothing is left to measure.
+        InputError: no image is left to measure.
     """
     found, _ = find_images(paths.EXTERNAL / name, minimum_classes=1)
-    readable, copies = without_copies(found, dataset, distance)
+    readable, duplicates = without_duplicates(found, dataset, distance)
     if not readable:
-        raise InputError(f"external.{name}: no readable image that the dataset does not have.")
+        raise InputError(f"external.{name}: every readable image is also in the dataset.")
     label_of = {image.path: dataset.classes.index(image.label) for image in readable}
-    answered = [
+    classified = [
         (label_of[path], output)
         for path, output in classifier.probabilities_of_files(list(label_of))
         if not isinstance(output, UnreadableImage)
     ]
-    labels = np.array([label for label, _ in answered])
-    right = classifier.decide(np.stack([output for _, output in answered])) == labels
+    labels = np.array([label for label, _ in classified])
+    right = classifier.decide(np.stack([output for _, output in classified])) == labels
     on_test = test.predicted == test.labels
     classes = {
         label: {
@@ -85,18 +86,18 @@ def measure(
         if np.any(labels == index)
     }
     return {
-        "images": len(answered),
+        "images": len(classified),
         "accuracy": float(right.mean()),
-        "copies_left_out": copies,
-        "unreadable": len(found) - copies - len(answered),
+        "duplicates": duplicates,
+        "unreadable": len(found) - duplicates - len(classified),
         "classes": classes,
     }
 
 
-def without_copies(
+def without_duplicates(
     found: list[FoundImage], dataset: PreparedDataset, distance: int
 ) -> tuple[list[FoundImage], int]:
-    """Return the readable images that are no copies of the dataset's, and how many copies are."""
+    """Return the readable images that the dataset does not have, and the number of the others."""
     with ThreadPoolExecutor() as pool:
         results = pool.map(fingerprint, [image.path for image in found])
         readable, files = [], []
@@ -111,5 +112,5 @@ def without_copies(
         [""] * (known + len(readable)),
         distance,
     )
-    copies = {pair.second - known for pair in pairs if pair.first < known <= pair.second}
-    return [image for i, image in enumerate(readable) if i not in copies], len(copies)
+    duplicates = {pair.second - known for pair in pairs if pair.first < known <= pair.second}
+    return [image for i, image in enumerate(readable) if i not in duplicates], len(duplicates)

@@ -1,4 +1,4 @@
-"""Heat maps of where in a picture a model sees its evidence (Grad-CAM)."""
+"""Heat maps: which parts of an image are evidence for a class (Grad-CAM)."""
 
 import cv2
 import keras
@@ -13,11 +13,11 @@ HeatMaps = npt.NDArray[np.float32]
 
 
 def heat_maps(classifier: Classifier, pixels: Pixels, classes: npt.NDArray[np.int64]) -> HeatMaps:
-    """Return how much each place of each image speaks for a class.
+    """Return how much each place of each image is evidence for a class.
 
     Source: Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-    Localization, 2017. The maps of the last layer that is still a picture, each weighted by the
-    mean gradient of the class's logit; what speaks against the class is cut off.
+    Localization, 2017. The feature maps of the last layer with height and width, each weighted by
+    the mean gradient of the class's logit. Negative values, evidence against the class, become 0.
 
     Args:
         classifier: The model.
@@ -25,18 +25,18 @@ def heat_maps(classifier: Classifier, pixels: Pixels, classes: npt.NDArray[np.in
         classes: int64 array of shape (images,): the class to explain for each.
 
     Returns:
-        float32 array of shape (images, height, width), 0 to 1, the highest value of each image 1;
-        all 0 where nothing speaks for the class.
+        float32 array of shape (images, height, width), 0 to 1. The highest value of each image is
+        1; an image without evidence for the class is all 0.
     """
     model = classifier.model
-    picture = [layer for layer in model.layers if len(layer.output.shape) == 4][-1]
+    last_maps = [layer for layer in model.layers if len(layer.output.shape) == 4][-1]
     output = model.layers[-1]
-    part = keras.Model(model.inputs, [picture.output, output.input])
+    part = keras.Model(model.inputs, [last_maps.output, output.input])
     kernel, bias = (tf.constant(weights) for weights in output.get_weights())
     with tf.GradientTape() as tape:
         features, last = part(tf.constant(pixels), training=False)
         logits = tf.matmul(last, kernel) + bias
-        if logits.shape[1] == 1:  # one sigmoid: its logit speaks for the second class
+        if logits.shape[1] == 1:  # one sigmoid: its logit is evidence for the second class
             logits = tf.concat([-logits, logits], axis=1)
         chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(chosen, features), axis=(1, 2), keepdims=True)
@@ -47,7 +47,7 @@ def heat_maps(classifier: Classifier, pixels: Pixels, classes: npt.NDArray[np.in
 
 
 def overlay(image: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
-    """Return an image with its heat map laid over it.
+    """Return an image with its heat map on top.
 
     Args:
         image: uint8 array of shape (height, width, 1 or 3).

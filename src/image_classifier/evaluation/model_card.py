@@ -1,4 +1,4 @@
-"""The model card: what a model is, how good, how sure that is, and what it is not for."""
+"""The model card: what a model is, how good it is, how certain that is, and its limits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from image_classifier.data.folders import SPLITS
 
 HEADLINE = ("accuracy", "sensitivity", "specificity", "roc_auc", "balanced_accuracy")
-LISTED = 5  # file names in a list; the whole lists are artifacts
+LISTED = 5  # file names in a list; the complete lists are artifacts of the run
 
 
 def write(report: Mapping[str, Any]) -> str:
@@ -16,10 +16,10 @@ def write(report: Mapping[str, Any]) -> str:
         f"# Model card: {report['version'].removeprefix('models:/')}",
         introduction(report),
         "## Data\n\n" + data(report),
-        "## Test figures\n\n" + figures(report),
+        "## Test metrics\n\n" + test_metrics(report),
         "## Shortcuts\n\n" + shortcuts(report),
         "## External sets\n\n" + external(report),
-        "## Intended use and limits\n\n" + limits(report),
+        "## Intended use and limits\n\n" + limits(),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -28,21 +28,21 @@ def introduction(report: Mapping[str, Any]) -> str:
     """Return what the model is."""
     height, width, channels = report["image_shape"]
     decides = (
-        f" `{report['classes'][1]}` is the answer from a probability of {report['threshold']:.4g} "
-        f"(rule: {report['threshold_rule']}, chosen on validation images)."
+        f" It predicts `{report['classes'][1]}` from a probability of {report['threshold']:.4g} on "
+        f"(rule: {report['threshold_rule']}, chosen on the validation images)."
         if len(report["classes"]) == 2
         else ""
     )
     return (
-        f"The CNN `{report['model']}` with {report['parameters']:,} parameters sorts images "
-        f"({height} x {width} x {channels}) into {', '.join(report['classes'])}.{decides} "
+        f"The CNN `{report['model']}` with {report['parameters']:,} parameters classifies images "
+        f"({height} x {width} x {channels}) as {' or '.join(report['classes'])}.{decides} "
         f"Temperature {report['temperature']:.4g}. MLflow run `{report['run_id']}`."
     )
 
 
 def data(report: Mapping[str, Any]) -> str:
-    """Return where the images come from, how they are split, and what leaked."""
-    source, copies = report["source"], report["copies"]
+    """Return where the images come from, how they are split, and which ones leaked."""
+    source, duplicates = report["source"], report["duplicates"]
     commit = f" at commit `{source['commit']}`" if source["commit"] else ""
     lines = [
         f"`{report['dataset']}` from {source['source']}{commit}; manifest "
@@ -56,48 +56,47 @@ def data(report: Mapping[str, Any]) -> str:
             ],
         ),
         "",
-        f"Copies: {copies['exact_pairs']} exact and {copies['near_pairs']} near pairs (perceptual "
-        f"hashes within {copies['distance']} of 576 bits). Groups such as patients: "
-        f"{copies['groups'] or 'none known'}. Copies and groups are kept in one split.",
+        f"Duplicates: {duplicates['exact_pairs']} exact and {duplicates['near_pairs']} near pairs "
+        f"(at most {duplicates['distance']} of 576 bits of their perceptual hashes differ). Groups "
+        f"such as patients: {duplicates['groups'] or 'unknown'}. Duplicates and groups are kept in "
+        f"one split.",
     ]
-    if dropped := copies["leaking_dropped"]:
+    if dropped := duplicates["leaking_dropped"]:
         named = [f"`{path}`" for path in list(dropped)[:LISTED]]
         more = f" and {len(dropped) - LISTED} more" if len(dropped) > LISTED else ""
         lines.append(
-            f"**{len(dropped)} images were in two splits of the dataset and are left out**: "
-            f"{', '.join(named)}{more}."
+            f"**{len(dropped)} images were in two splits of the dataset, and are excluded from "
+            f"validation and test**: {', '.join(named)}{more}."
         )
-    if report["left_out"]:
-        lines.append(
-            f"Files left out in all: {report['left_out']}, see `data/left_out.csv` of the run."
-        )
+    if report["skipped"]:
+        lines.append(f"Skipped files: {report['skipped']}, see `data/skipped.csv` of the run.")
     return "\n".join(lines)
 
 
-def figures(report: Mapping[str, Any]) -> str:
-    """Return the test figures with their intervals, and the confusion matrix."""
+def test_metrics(report: Mapping[str, Any]) -> str:
+    """Return the test metrics with their intervals, and the confusion matrix."""
     rows = [
         [name, number(entry["value"]), f"{number(entry['low'])} to {number(entry['high'])}"]
         for name, entry in report["test"].items()
     ]
     images = sum(map(sum, report["confusion"]))
+    drawn = "image and patient or group" if report["duplicates"]["groups"] else "image"
     parts = [
-        f"On {images} test images; 95% bootstrap intervals, resampled by image"
-        + (" and patient or group.\n" if report["copies"]["groups"] else ".\n"),
-        table(["figure", "value", "95% interval"], rows),
+        f"On {images} test images; 95% bootstrap intervals, resampled by {drawn}.\n",
+        table(["metric", "value", "95% interval"], rows),
         "",
         table(
-            ["true \\ answer", *report["classes"]],
+            ["true \\ predicted", *report["classes"]],
             [
                 [label, *map(str, counts)]
                 for label, counts in zip(report["classes"], report["confusion"], strict=True)
             ],
         ),
     ]
-    if report["slices"]:
+    if report["sources"]:
         rows = [
             [source, str(entry["images"]), number(entry["accuracy"])]
-            for source, entry in report["slices"].items()
+            for source, entry in report["sources"].items()
         ]
         parts += ["", table(["source", "test images", "accuracy"], rows)]
     return "\n".join(parts)
@@ -117,57 +116,57 @@ def shortcuts(report: Mapping[str, Any]) -> str:
     verdict = (
         f"**{shortcut_warning(report)}**"
         if report["shortcuts"]
-        else "Neither probe comes near the model."
+        else "Neither probe suggests a shortcut."
     )
     return (
-        f"Probes that see none of what matters, trained and tested on the same split (chance: "
-        f"{chance:.3f}; the model: {report['test']['accuracy']['value']:.3f}):\n\n"
-        + table(["probe", "test accuracy", "share of the model's knowledge"], rows)
+        f"Probes are classifiers that see only file metadata, or only the border of the image, "
+        f"trained and tested on the same split (chance: {chance:.3f}; the model: "
+        f"{report['test']['accuracy']['value']:.3f}):\n\n"
+        + table(["probe", "test accuracy", "fraction of the model's lift over chance"], rows)
         + f"\n\n{verdict}"
     )
 
 
 def shortcut_warning(report: Mapping[str, Any]) -> str:
-    """Return in one sentence that the model may have a shortcut."""
+    """Return in one sentence that the model may use a shortcut."""
     suspicious = " and ".join(
         f"the {probe['name']} probe reaches {probe['accuracy']:.1%}"
-        + (f" (by {probe['leading']} most of all)" if probe["leading"] else "")
+        + (f" (mainly by {probe['leading']})" if probe["leading"] else "")
         for probe in report["probes"]
         if probe["suspicious"]
     )
     return (
-        f"Shortcut suspected: {suspicious} where the model reaches "
-        f"{report['test']['accuracy']['value']:.1%}, so its accuracy does not show that it looks "
-        f"at what matters."
+        f"Possible shortcut: {suspicious}, the model {report['test']['accuracy']['value']:.1%}. "
+        f"So its accuracy does not show that the model uses the content of the images."
     )
 
 
 def external(report: Mapping[str, Any]) -> str:
     """Return the results on external sets."""
     if not report["external"]:
-        return "None was given: how the model does on images from elsewhere is not known."
+        return "No external set: performance on images from other sources is unknown."
     rows = [
         [name, label, str(entry["images"]), f"{entry['accuracy']:.3f}", f"{entry['drop']:+.3f}"]
         for name, result in report["external"].items()
         for label, entry in result["classes"].items()
     ]
-    left_out = sum(result["copies_left_out"] for result in report["external"].values())
-    note = f"\n\n{left_out} copies of the dataset's own images were left out." if left_out else ""
+    copies = sum(result["duplicates"] for result in report["external"].values())
+    note = f"\n\n{copies} duplicates of the dataset's own images were excluded." if copies else ""
     return table(["set", "class", "images", "accuracy", "drop from test"], rows) + note
 
 
-def limits(report: Mapping[str, Any]) -> str:
-    """Return what the model is for, and what not."""
+def limits() -> str:
+    """Return what the model is for, and what it is not for."""
     return (
-        "For experiments with image classification, on images that come from where the training "
-        "images came from. Not a medical device: not to be used for a diagnosis or any decision "
-        "about a person. The intervals cover the chance of drawing these test images, not images "
-        "from elsewhere."
+        "For experiments with image classification, on images from the same source as the training "
+        "images. Not a medical device: do not use it for a diagnosis or for any decision about a "
+        "person. The intervals cover the random choice of these test images, not images from other "
+        "sources."
     )
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Return the headline figures for the screen, with a warning where a shortcut is suspected."""
+    """Return the headline metrics for the screen, with a warning if a shortcut is suspected."""
     lines = [f"{report['version']} on the test images of {report['dataset']}:"]
     lines += [
         f"  {name:<18} {number(entry['value'])}  "
@@ -190,7 +189,7 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with four decimals."""
+    """Return a metric with four decimals."""
     return "n/a" if value is None else f"{value:.4f}"
 
 

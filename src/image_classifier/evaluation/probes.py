@@ -1,8 +1,9 @@
-"""Cheap probes that see nothing of what matters: where they do well, a model may have a shortcut.
+"""Probes: classifiers that see only file metadata, or only the border of the image.
 
-On a public COVID-19 set, file facts alone tell the classes apart, because each class came from
-another hospital. A CNN can learn the hospital instead of the disease; its test accuracy does not
-show that. The probes do: same split, same images, but no lungs.
+If a probe does well, the model may be using a shortcut. In a public COVID-19 set, file metadata
+alone separate the classes, because each class came from another hospital. A CNN can learn the
+hospital instead of the disease, and its test accuracy does not show that. The probes do: the same
+images and the same split, but no lungs.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ from sklearn.preprocessing import OneHotEncoder
 
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
-from image_classifier.evaluation.metrics import RESAMPLES, percentiles, resample
+from image_classifier.evaluation.bootstrap import percentiles, resample
 
-SIDE = 20  # the border probe sees a picture of SIDE x SIDE cells,
-RIM = 2  # of which so many at each side: the outer tenth
+SIDE = 20  # the border probe divides an image into SIDE x SIDE cells,
+RIM = 2  # and sees this many at each side: the outer tenth
 
 DESCRIPTIONS = {
-    "metadata": "file facts: format, colour mode, width, height, bytes per pixel",
-    "border": "the outer tenth of the picture at each side, corners included",
+    "metadata": "file metadata: format, colour mode, width, height, bytes per pixel",
+    "border": "the outer tenth of the image at each side",
 }
 
 
@@ -33,13 +34,13 @@ class Probe:
 
     Attributes:
         name: `metadata` or `border`.
-        accuracy: Share of right answers, 0 to 1.
-        low: Lower end of its 95% bootstrap interval.
-        high: Upper end of it.
-        chance: The share of the most frequent class.
-        share: What the probe knows beyond chance as a share of what the model knows, 0 to 1.
-        suspicious: Whether it beats chance, and its share reaches the limit.
-        leading: The feature that decides most, where features have names.
+        accuracy: Its accuracy, 0 to 1.
+        low: Lower end of the 95% bootstrap interval of the accuracy.
+        high: Upper end of that interval.
+        chance: The share of the most frequent class, 0 to 1.
+        share: The probe's lift over chance as a fraction of the model's, 0 to 1.
+        suspicious: Whether the interval is above chance, and the share reaches the threshold.
+        leading: The most important feature, if features have names.
     """
 
     name: str
@@ -52,55 +53,59 @@ class Probe:
     leading: str | None
 
 
-def run(dataset: PreparedDataset, model_accuracy: float, limit: float) -> list[Probe]:
-    """Train both probes on the training images and measure them on the test images.
+def run_probes(
+    dataset: PreparedDataset, model_accuracy: float, shortcut_threshold: float
+) -> list[Probe]:
+    """Train both probes on the training images, and measure them on the test images.
 
     Args:
         dataset: The prepared images.
         model_accuracy: The model's accuracy on the test images, 0 to 1.
-        limit: From which share of the model's knowledge a probe is suspicious, 0 to 1.
+        shortcut_threshold: A probe is suspicious from this share on, 0 to 1.
     """
     facts, names = metadata_features(dataset.rows)
     return [
-        probe("metadata", facts, names, dataset, model_accuracy, limit),
-        probe("border", border_features(dataset), None, dataset, model_accuracy, limit),
+        run_probe("metadata", facts, names, dataset, model_accuracy, shortcut_threshold),
+        run_probe(
+            "border", border_features(dataset), None, dataset, model_accuracy, shortcut_threshold
+        ),
     ]
 
 
-def probe(
+def run_probe(
     name: str,
     features: npt.NDArray[np.float64],
     names: Sequence[str] | None,
     dataset: PreparedDataset,
     model_accuracy: float,
-    limit: float,
+    shortcut_threshold: float,
 ) -> Probe:
-    """Train a random forest on the training rows of a table, and measure it on the test rows.
+    """Train a random forest on the training rows, and measure it on the test rows.
 
     Args:
         name: The probe's name.
         features: float array of shape (rows of the manifest, features).
-        names: Those of the features, if they have some.
+        names: The names of the features, or None.
         dataset: Labels and splits.
-        model_accuracy: See `run`.
-        limit: See `run`.
+        model_accuracy: See `run_probes`.
+        shortcut_threshold: See `run_probes`.
     """
     train, test = dataset.indices("train"), dataset.indices("test")
     forest = RandomForestClassifier(n_estimators=100, min_samples_leaf=2, random_state=0)
     forest.fit(features[train], dataset.labels[train])
     right = forest.predict(features[test]) == dataset.labels[test]
-    units = [dataset.rows[row].unit for row in test]
-    low, high = percentiles([right[rows].mean() for rows in resample(units, RESAMPLES, seed=0)])
+    clusters = [dataset.rows[row].cluster for row in test]
+    low, high = percentiles([right[rows].mean() for rows in resample(clusters)])
     accuracy = float(right.mean())
     chance = float(np.bincount(dataset.labels[test]).max() / len(test))
     share = float(np.clip((accuracy - chance) / max(model_accuracy - chance, 1e-9), 0, 1))
-    suspicious = low > chance and share >= limit
+    suspicious = low > chance and share >= shortcut_threshold
     leading = names[int(forest.feature_importances_.argmax())] if names else None
     return Probe(name, accuracy, low, high, chance, share, suspicious, leading)
 
 
 def metadata_features(rows: Sequence[ImageRow]) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Return file facts as numbers, float array of shape (rows, facts), and the facts' names."""
+    """Return file metadata as numbers, float array of shape (rows, features), and their names."""
     encoder = OneHotEncoder(
         sparse_output=False, feature_name_combiner=lambda fact, value: f"{fact} {value}"
     )

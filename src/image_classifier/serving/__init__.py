@@ -1,1 +1,1 @@
-"""The stored model, and what stands between it and the network."""
+"""The model that MLflow stores, and the HTTP server around it."""

@@ -1,17 +1,19 @@
-"""What the body of a request to /invocations may hold: MLflow's four forms for one column."""
+"""What the body of a request to /invocations may contain: MLflow's four forms of one column."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from image_classifier.config.schema import Probability
+
 FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
-# A row takes at most three of these signs, as in {"image": "…"}, or in [["…"], …] with an index;
-# base64 has none of them.
-SIGNS, SIGNS_A_ROW, SIGNS_BESIDES = b",[{", 3, 32
+# A row needs at most three of these characters, as in {"image": "…"}, or in [["…"], …] with an
+# index; base64 has none of them.
+STRUCTURE, PER_ROW, BESIDES = b",[{", 3, 32
 
 
 class Part(BaseModel):
-    """Values of the right type under known keys."""
+    """Known keys with values of the right type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -40,13 +42,13 @@ class Split(Part):
 
 
 class Parameters(Part):
-    """What a request sets for itself."""
+    """What a request sets for itself; without a threshold, the model's own decides."""
 
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    threshold: Probability | None = None
 
 
 class Invocation(Part):
-    """Exactly one of the four forms, and perhaps parameters."""
+    """Exactly one of the four forms, and optional parameters."""
 
     dataframe_records: Rows = []
     dataframe_split: Split | None = None
@@ -57,19 +59,19 @@ class Invocation(Part):
     @model_validator(mode="after")
     def _one_form(self) -> "Invocation":
         if len(self.model_fields_set.intersection(FORMS)) != 1:
-            raise ValueError(f"give exactly one of {', '.join(FORMS)}")
+            raise ValueError(f"send exactly one of {', '.join(FORMS)}")
         return self
 
 
-def problem(body: bytes | bytearray, maximum_images: int) -> str | None:
-    """Return what is wrong with a request's body, or nothing.
+def validate(body: bytes | bytearray, maximum_images: int) -> str | None:
+    """Return what is wrong with a request's body, or None.
 
     Args:
         body: The JSON text.
-        maximum_images: Bounds how many values are looked at, and how deep they lie in each other;
-            the model counts the images themselves.
+        maximum_images: Limits the number of values and how deep they are nested; the model counts
+            the images themselves.
     """
-    if sum(body.count(sign) for sign in SIGNS) > SIGNS_A_ROW * maximum_images + SIGNS_BESIDES:
+    if sum(body.count(sign) for sign in STRUCTURE) > PER_ROW * maximum_images + BESIDES:
         return f"more values than {maximum_images} images need: send fewer images in a request"
     try:
         Invocation.model_validate_json(body)
@@ -79,7 +81,7 @@ def problem(body: bytes | bytearray, maximum_images: int) -> str | None:
 
 
 def _explain(error: Any) -> str:
-    # pydantic names the alternatives of a union by their type, as list[Row]: not part of the path
+    # pydantic adds the type of a union's alternative, such as list[Row], which is not a key
     place = ".".join(str(part) for part in error["loc"] if str(part) == str(part).lower())
     message = error["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

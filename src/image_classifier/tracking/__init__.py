@@ -1,1 +1,1 @@
-"""All that knows MLflow's runs and registry."""
+"""Everything that knows MLflow: the connection, runs, and the model registry."""

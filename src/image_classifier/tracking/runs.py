@@ -1,11 +1,11 @@
-"""Runs in MLflow: opened, described, logged to, and read back."""
+"""Runs in MLflow: how they are opened, described, logged to and read."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,22 +16,24 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.time import get_current_time_millis
 from omegaconf import OmegaConf
 
-from image_classifier.config import flatten
+from image_classifier.config.compose import flatten
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.schema import Config
+from image_classifier.project import digests
 from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
-SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # names the sweep's run to its jobs
+SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
+# settings that do not decide a training: no parameters of its run
+NOT_OF_TRAINING = ("evaluation", "promotion", "serving")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run recorded: tags, each metric's last value at every step, and its settings."""
+    """What a run recorded: its tags, the values of each metric by step, and its settings."""
 
     tags: dict[str, str]
     metrics: dict[str, dict[int, float]]
@@ -42,24 +44,26 @@ def open_training(
     config: Config,
     dataset: PreparedDataset,
     name: str,
+    job_key: str,
     overrides: Sequence[str] = (),
     training_id: str = "",
 ) -> str:
-    """Return the id of a training's MLflow run: a new one, or the one of an earlier attempt.
+    """Return the id of a training's MLflow run: a new run, or the one of an earlier attempt.
 
-    Logs the hyperparameters, the dataset, and what is needed to tell and repeat the run.
+    Logs the hyperparameters, the dataset, and what is needed to repeat the run.
 
     Args:
         config: All settings.
         dataset: The prepared images.
         name: The run's name.
+        job_key: See `training.identity`.
         overrides: How the settings differ from conf/.
-        training_id: By which the run of an earlier attempt is found.
+        training_id: Finds the run of an earlier attempt; empty: always a new run.
     """
     experiment = connection.experiment_id(config.tracking.experiment)
     client = mlflow.MlflowClient()
     parent = os.environ.get(SWEEP_VARIABLE)
-    given = os.environ.get("MLFLOW_RUN_ID")  # `mlflow run` has made it, in an experiment it chose
+    given = os.environ.get("MLFLOW_RUN_ID")  # made by `mlflow run`, in an experiment it chose
     if parent or given:
         experiment = client.get_run(parent or given).info.experiment_id
     earlier = client.search_runs(
@@ -69,7 +73,7 @@ def open_training(
         run_id = earlier[0].info.run_id
         client.update_run(run_id, "RUNNING")
         if "error" in earlier[0].data.tags:
-            client.delete_tag(run_id, "error")  # of the attempt that this one goes on from
+            client.delete_tag(run_id, "error")  # of the attempt that is continued now
     elif given:
         run_id = given
         client.update_run(run_id, name=short(name))
@@ -78,21 +82,19 @@ def open_training(
         tags = {"training_id": training_id} | ({"mlflow.parentRunId": parent} if parent else {})
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
-        describe_training(run_id, config, dataset, overrides)
+        log_description(run_id, config, dataset, job_key, overrides)
     return str(run_id)
 
 
-def describe_training(
-    run_id: str, config: Config, dataset: PreparedDataset, overrides: Sequence[str]
+def log_description(
+    run_id: str, config: Config, dataset: PreparedDataset, job_key: str, overrides: Sequence[str]
 ) -> None:
-    """Log what a training is: its settings, its data, and where it comes from."""
+    """Log the settings and the data of a training, and the code and command it comes from."""
     client = mlflow.MlflowClient()
     hyperparameters = {
-        key: value
-        for key, value in flatten(config).items()
-        if not key.startswith(("evaluation", "promotion", "serving"))
+        key: value for key, value in flatten(config).items() if not key.startswith(NOT_OF_TRAINING)
     }
-    # the UI's comparison opens on the first names that differ: let these be the telling ones
+    # MLflow's comparison opens on the first parameters that differ: these should come first
     headline = {"learning_rate": config.optimizer.learning_rate, "model": config.model.name}
     params = [Param(key, str(value)) for key, value in (headline | hyperparameters).items()]
     source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
@@ -103,7 +105,7 @@ def describe_training(
     tags = provenance() | {
         "manifest_digest": dataset.digest,
         "overrides": json.dumps(list(overrides)),
-        "job_key": job_key(config, dataset),
+        "job_key": job_key,
     }
     if config.dataset.note:
         tags["mlflow.note.content"] = config.dataset.note
@@ -111,63 +113,54 @@ def describe_training(
 
 
 def close_failed(run_id: str, error: BaseException) -> None:
-    """Close a run that ended with an error, and put that on it."""
+    """Close a run that ended with an error; the tag `error` says which."""
     client = mlflow.MlflowClient()
-    client.set_tag(run_id, "error", connection.explain(error))
+    client.set_tag(run_id, "error", connection.describe(error))
     client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
 @contextmanager
 def open_run(run_id: str) -> Iterator[None]:
-    """Open a run again, to log to it; closes it as finished, or as failed on an exception.
+    """Open an existing run to log to it; close it as finished, or as failed after an exception.
 
     Raises:
-        InputError: the store does not have it.
+        InputError: the store does not have this run.
     """
     connection.connect()
     try:
         mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if not connection.answered(error):
+        if not connection.is_refusal(error):
             raise
         raise InputError(
-            f"MLflow run {run_id} of this model is not in {connection.public(connection.uri())} "
-            f"({error.message}). DVC restored the model from its cache, but the run is elsewhere: "
-            f"set MLFLOW_TRACKING_URI to that store, or train again by `dvc repro -f -s train`."
+            f"MLflow run {run_id} of this model is not in {connection.public_uri()} "
+            f"({error.message}). DVC restored the model from its cache, but the run is in another "
+            f"store: set MLFLOW_TRACKING_URI to that store, or run `dvc repro -f -s train`."
         ) from None
     with mlflow.start_run(run_id):
         yield
 
 
-def job_key(config: Config, dataset: PreparedDataset) -> str:
-    """Return a digest of all that decides a training: its settings and its data."""
-    settings = config.model_dump(
-        include={"image", "augmentation", "model", "optimizer", "training", "evaluation"}
-    )
-    text = json.dumps([settings, dataset.classes, dataset.digest], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def short(name: str) -> str:
-    """Return a run's name cut to what a store on PostgreSQL or MySQL takes."""
+    """Return a run's name, cut to the length that PostgreSQL and MySQL can store."""
     return name if len(name) <= 250 else f"{name[:249]}…"
 
 
 def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-    """Log an epoch's metrics to a run, in one request; epochs count from 1."""
-    time = get_current_time_millis()
-    batch = [Metric(name, float(value), time, epoch) for name, value in metrics.items()]
+    """Log the metrics of an epoch, counted from 1, in one request."""
+    now = time.time_ns() // 1_000_000
+    batch = [Metric(name, float(value), now, epoch) for name, value in metrics.items()]
     mlflow.MlflowClient().log_batch(run_id, metrics=batch)
 
 
 def logged_epochs(run_id: str) -> set[int]:
-    """Return the epochs that a run has the metrics of."""
+    """Return the epochs whose metrics a run has."""
     history = mlflow.MlflowClient().get_metric_history(run_id, "train_loss")
     return {metric.step for metric in history}
 
 
 def logged(metric: str) -> bool:
-    """Return whether the open run has a metric already."""
+    """Return whether the open run already has a metric."""
     return metric in mlflow.MlflowClient().get_run(run_id()).data.metrics
 
 
@@ -198,10 +191,10 @@ def run_id() -> str:
 
 
 def record_of(run_id: str, store: str | None = None) -> Record:
-    """Return what a run recorded, in the store of this project or another.
+    """Return what a run recorded, in the store of this project or in another.
 
     Raises:
-        InputError: the store does not have it.
+        InputError: the store does not have this run.
     """
     connection.connect()
     client = mlflow.MlflowClient(store)
@@ -221,7 +214,7 @@ def record_of(run_id: str, store: str | None = None) -> Record:
 
 
 def provenance() -> dict[str, str]:
-    """Return what tells where a run comes from: command, commit, DVC experiment, lock digests."""
+    """Return where a run comes from: command, commit, DVC experiment, digests of lock files."""
     tags = {"command": " ".join(sys.argv)}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     if commit.returncode == 0:
@@ -233,5 +226,5 @@ def provenance() -> dict[str, str]:
             tags[variable.lower().replace("dvc_", "dvc.")] = os.environ[variable]
     for name in ("params.yaml", "dvc.lock", "requirements.lock"):
         if Path(name).is_file():
-            tags[f"sha256.{name}"] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+            tags[f"sha256.{name}"] = digests.of_file(Path(name))
     return tags

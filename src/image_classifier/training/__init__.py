@@ -1,1 +1,1 @@
-"""One training: its batches, model, loop, checkpoints, and how it goes on after a kill."""
+"""Fits a Keras model on prepared images. Knows Keras only: neither MLflow nor evaluation."""

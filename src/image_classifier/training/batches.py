@@ -1,7 +1,7 @@
 """The only input pipeline: batches of prepared images, shuffled and augmented from seeds.
 
-(seed, epoch, row) alone decides every pixel and the order, so neither the number of threads nor
-a restart in the middle changes what the model sees.
+Only (seed, epoch, row) decides the pixels and the order, so neither the number of threads nor a
+restart changes what the model sees.
 """
 
 from functools import lru_cache
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from image_classifier.config.schema import Augmentation
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.images import Pixels
-from image_classifier.schema import Augmentation
 from image_classifier.training.augmentation import DRAWS, OF_ZOOM_AND_FLIP, augment
 from image_classifier.training.devices import threads
 
@@ -31,13 +31,13 @@ def training_batches(
     seed: int,
     epochs: range,
 ) -> tf.data.Dataset:
-    """Return the shuffled and augmented training batches of several epochs, one after another.
+    """Return the shuffled and augmented training batches of several epochs.
 
     Args:
         dataset: The prepared images.
-        augmentation: Random changes, drawn anew for every image and epoch.
+        augmentation: Random changes, different for every image and epoch.
         batch_size: Images in a batch.
-        seed: Decides order and augmentation.
+        seed: Decides the order and the augmentation.
         epochs: Which epochs; `range(5, 30)` gives the batches that a run from 0 to 30 gets there.
 
     Returns:
@@ -60,7 +60,7 @@ def training_batches(
 
 
 def plain_batches(dataset: PreparedDataset, rows: Rows, batch_size: int) -> tf.data.Dataset:
-    """Return the images of some rows in their order, unchanged, as `training_batches` does."""
+    """Return batches like `training_batches`, of the given rows in their order, unchanged."""
 
     def load(step: int) -> tuple[Pixels, npt.NDArray[np.int32]]:
         chosen = rows[int(step) * batch_size : (int(step) + 1) * batch_size]
@@ -74,8 +74,8 @@ def _epoch_draws(seed: int, epoch: int, images: int) -> tuple[Rows, npt.NDArray[
     """Return the order of an epoch, and the random numbers of each image."""
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(images)
-    # after those of zoom and flip, one number of every image after another: so all others stay as
-    # they are when a new change takes its numbers at the end
+    # the numbers of every other change are drawn for all images at once, one change after another:
+    # so they stay the same when a new change takes its numbers at the end
     first = generator.random((images, OF_ZOOM_AND_FLIP))
     others = generator.random((DRAWS - OF_ZOOM_AND_FLIP, images)).T
     return order, np.hstack([first, others])
@@ -92,8 +92,8 @@ def _pipeline(dataset: PreparedDataset, load: object, steps: range) -> tf.data.D
         return images, labels
 
     options = tf.data.Options()
-    # With autotuning, the end of an epoch or of the training waits until its thread wakes up, at
-    # 10 * (2^n - 1) milliseconds: up to as long again as the training took.
+    # With autotuning, the end of an epoch waits for its thread, which wakes up after
+    # 10 * (2^n - 1) milliseconds: that can double the time of a short training.
     options.autotune.enabled = False
     options.threading.private_threadpool_size = threads()
     return (

@@ -1,4 +1,4 @@
-"""What a training computes on: processors, precision, and copies of the model side by side."""
+"""The processors that a training uses, and the settings that depend on them."""
 
 import os
 
@@ -6,8 +6,8 @@ import joblib
 import keras
 import tensorflow as tf
 
+from image_classifier.config.schema import Training
 from image_classifier.errors import InputError
-from image_classifier.schema import Training
 
 
 def cores() -> int:
@@ -18,8 +18,8 @@ def cores() -> int:
 def threads() -> int:
     """Return the number of threads that share one operation of TensorFlow.
 
-    `training.threads` sets it, or else TF_NUM_INTRAOP_THREADS; else there is one for each core.
-    Weights repeat to the last bit only with as many.
+    `training.threads` decides, or TF_NUM_INTRAOP_THREADS, or the number of cores. Only the same
+    number of threads gives the same weights to the last bit.
     """
     chosen = tf.config.threading.get_intra_op_parallelism_threads()
     return int(chosen or os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
@@ -35,27 +35,25 @@ def describe() -> str:
 
 
 def check(training: Training) -> None:
-    """See that the devices are there that the settings ask for.
+    """Check that the devices exist which the settings need.
 
     Raises:
-        InputError: naming the setting.
+        InputError: they do not; the text names the setting.
     """
     if training.mixed_precision and not _gpus():
         raise InputError(
-            f"training.mixed_precision computes in float16, for which a GPU is needed; found "
-            f"{describe()}. Set it to false."
+            f"training.mixed_precision=true needs a GPU; found {describe()}. Set it to false."
         )
     if training.mirrored and len(_gpus()) < 2:
         raise InputError(
-            f"training.mirrored spreads each batch over two or more GPUs; found {describe()}. "
-            f"Set it to false."
+            f"training.mirrored=true needs two or more GPUs; found {describe()}. Set it to false."
         )
 
 
 def configure(training: Training) -> tf.distribute.Strategy:
-    """Seed everything, set determinism, and return how the model is distributed.
+    """Set threads, seeds and determinism; return the distribution strategy.
 
-    Build and compile the model in the strategy's `scope()`.
+    Build and compile the model inside the strategy's `scope()`.
     """
     if training.threads:
         tf.config.threading.set_intra_op_parallelism_threads(training.threads)
@@ -68,9 +66,9 @@ def configure(training: Training) -> tf.distribute.Strategy:
 
 
 def compiles_with_xla(training: Training) -> bool:
-    """Return whether XLA pays: on a GPU, and where it need not be deterministic.
+    """Return whether to compile with XLA: on a GPU, unless the training must be deterministic.
 
-    On the CPU its convolutions take nine times as long; and not all of its operations are
+    On the CPU its convolutions take nine times as long, and some of its operations are not
     deterministic.
     """
     return bool(_gpus()) and not training.deterministic

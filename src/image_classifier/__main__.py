@@ -1,0 +1,103 @@
+"""The command line: `image-classifier COMMAND …`, also as `python -m image_classifier`.
+
+The one place where commands are listed, and where errors become messages and exit codes.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from image_classifier.config.compose import load
+from image_classifier.config.messages import explain_composition
+from image_classifier.errors import InputError, explain_os_error
+
+# DVC runs these in this order, with the settings of params.yaml
+STAGES = {
+    "fetch": "copy the dataset to build/raw",
+    "external": "copy the external sets to build/external",
+    "split": "assign the images to training, validation and test",
+    "prepare": "decode every image once, into one array",
+    "evaluate": "measure the trained model on the test images, and register it",
+    "promote": "make the registered version champion, or say why not",
+}
+COMMANDS = {
+    "train": "train one model, or many with --multirun",
+    "predict": "classify image files",
+    "serve": "classify images over HTTP",
+    "summary": "show the results of the pipeline, and what to do next",
+    "adopt": "make the settings of a run the defaults",
+    "prune": "delete the models of a sweep's jobs that lost",
+    "rollback": "make the previous champion champion again",
+    "reproduce": "repeat a run, and compare the two to the last bit",
+    "config": "print the settings that conf/ composes to",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 1 after a message on the error stream."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words else "--help"
+    if name not in STAGES | COMMANDS:
+        parser = argparse.ArgumentParser(
+            prog="image-classifier",
+            usage="image-classifier COMMAND [--help] …",
+            description=overview(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("command", choices=[*STAGES, *COMMANDS], help=argparse.SUPPRESS)
+        parser.parse_args([name])
+    try:
+        return run(name, words[1:])
+    except InputError as error:
+        message = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = explain_composition(error)
+    except OSError as error:
+        message = explain_os_error(error)
+    except MemoryError:
+        message = "the memory is full. Close other programs, or add memory."
+    print(f"{name}: {message}", file=sys.stderr)
+    return 1
+
+
+def overview() -> str:
+    """Return the list of commands for `--help`."""
+    lines = ["Train, compare, gate and serve image classifiers.", ""]
+    for title, commands in (("commands", COMMANDS), ("stages of `dvc repro`", STAGES)):
+        lines += [f"{title}:", *(f"  {name:10} {text}" for name, text in commands.items()), ""]
+    return "\n".join(lines)
+
+
+def run(name: str, words: list[str]) -> int:
+    """Import the module of one command, and run it with its arguments; return the exit code."""
+    if name in STAGES:
+        module = importlib.import_module(f"image_classifier.stages.{name}")
+        parser_of(name, module).parse_args(words)
+        getattr(module, name)(load())
+        return 0
+    module = importlib.import_module(f"image_classifier.commands.{name}")
+    if name == "train":  # Hydra reads the arguments of a training itself
+        return int(module.run(words))
+    parser = parser_of(name, module)
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(words)))
+
+
+def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Return a parser whose help is the module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"image-classifier {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

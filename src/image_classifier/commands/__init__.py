@@ -1,0 +1,1 @@
+"""What a person runs besides the stages: one module for each command."""

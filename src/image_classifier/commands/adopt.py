@@ -1,0 +1,95 @@
+"""adopt: makes the settings of a run the defaults of the pipeline.
+
+    image-classifier adopt RUN_ID NAME
+
+Writes conf/experiment/NAME.yaml, with the run's result in the first lines, makes it the default in
+conf/config.yaml, and writes params.yaml: `dvc repro` then repeats the run.
+"""
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from image_classifier.config.compose import CONF, PARAMS, compose, typed
+from image_classifier.errors import InputError
+
+if TYPE_CHECKING:
+    from image_classifier.tracking.runs import Record
+
+SECTIONS = ("dataset", "split", "image", "augmentation", "model", "optimizer", "training")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("run_id", metavar="RUN_ID", help="the MLflow run, e.g. a sweep's best job")
+    parser.add_argument("name", metavar="NAME", help="the name of the new preset")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit code."""
+    adopt(arguments.run_id, arguments.name)
+    return 0
+
+
+def adopt(run_id: str, name: str) -> None:
+    """Write the preset, and make it the default.
+
+    Raises:
+        InputError: the run is not a training, the name exists or is not valid, or the preset does
+            not compose to the run's settings.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise InputError(f"{name!r}: use lower-case letters, digits and underscores for the name.")
+    preset = CONF / "experiment" / f"{name}.yaml"
+    if preset.exists():
+        raise InputError(f"{preset} exists already: choose another name, or remove it.")
+    from image_classifier.tracking import runs  # imports MLflow
+
+    record = runs.record_of(run_id)
+    if not record.settings:
+        raise InputError(f"run {run_id} has no config/params.yaml: it is not a training.")
+    settings: Any = OmegaConf.to_container(OmegaConf.create(record.settings))
+    # the weights repeat to the last bit only with the same number of threads
+    settings["training"] |= {"threads": int(record.tags["threads"]), "stop_below_median": False}
+    main = CONF / "config.yaml"
+    before = main.read_text()
+    preset.write_text(preset_text(run_id, name, record, settings))
+    try:
+        main.write_text(re.sub(r"(?m)^  - experiment: \S+", f"  - experiment: {name}", before))
+        composed = compose()
+        adopted = typed(composed).model_dump()
+        for section in SECTIONS:
+            # keys that are newer than the run are only in `adopted`
+            if adopted[section] != adopted[section] | settings[section]:
+                raise InputError(f"{preset} does not compose to the run's {section}.")
+    except BaseException:
+        main.write_text(before)  # both changes or none
+        preset.unlink()
+        raise
+    PARAMS.write_text(OmegaConf.to_yaml(composed, resolve=True))
+    print(
+        f"{preset} is now the default, and takes precedence over other choices of dataset and "
+        f"model. {PARAMS} has its settings: run `dvc repro`. To undo this, run `git checkout "
+        f"{main}` and `make params`."
+    )
+
+
+def preset_text(run_id: str, name: str, record: "Record", settings: dict[str, Any]) -> str:
+    """Return the text of the preset: the run's result as comments, then its settings."""
+    monitor = settings["training"]["monitor"]
+    metrics = {key: max(values.items())[1] for key, values in record.metrics.items()}
+    header = [
+        "# @package _global_",
+        f"# Result: best {monitor} {metrics[f'best_{monitor}']:.4f} on "
+        f"{settings['dataset']['name']}.",
+        f"# Hardware and time: {record.tags['device']}, "
+        f"{settings['training']['threads']} threads, "
+        f"{metrics['train_seconds']:.0f} s.",
+        f"# Command: dvc exp run -S experiment={name}   (from MLflow run {run_id})",
+        "defaults:",
+        f"  - override /model: {settings['model']['name']}",
+    ]
+    chosen = {section: settings[section] for section in SECTIONS}
+    return "\n".join(header) + "\n\n" + OmegaConf.to_yaml(OmegaConf.create(chosen))

@@ -1,0 +1,149 @@
+"""predict: classifies image files with a registered model, by default the champion.
+
+    image-classifier predict chest.jpg folder/
+    image-classifier predict folder/ --csv > predictions.csv
+    image-classifier predict folder/ --explain heat_maps/
+
+Searches folders for files. A file that is not an image is skipped with a message; the exit code is
+then 1.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from image_classifier.config.compose import load
+from image_classifier.data.folders import is_ignored
+from image_classifier.data.images import UnreadableImage
+from image_classifier.errors import InputError
+
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier, Metadata
+    from image_classifier.serving.prediction import Prediction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("sources", nargs="+", type=Path, help="image files, or folders with images")
+    parser.add_argument("--model", help="address, e.g. models:/NAME/3; default: the champion")
+    parser.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+    parser.add_argument("--threshold", type=probability, help="instead of the model's own, 0 to 1")
+    parser.add_argument(
+        "--explain", type=Path, metavar="FOLDER", help="write a heat map of each image there"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit code: 1 if a file was skipped."""
+    files = find_files(arguments.sources)
+    name = arguments.model or f"models:/{load().tracking.registered_model}@champion"
+
+    # TensorFlow and MLflow take seconds to import: wrong input is reported before
+    from image_classifier.serving.prediction import predictions
+    from image_classifier.tracking.verified_models import load_classifier
+
+    classifier, version = load_classifier(name)
+    print(describe(version.uri, classifier.metadata, arguments.threshold), file=sys.stderr)
+    line = csv_line if arguments.csv else table_line
+    print(header(classifier.metadata.classes, arguments.csv), flush=True)
+    skipped = 0
+    bar = tqdm(classifier.probabilities_of_files(files), "Classifying", len(files), disable=None)
+    for number, (path, result) in enumerate(bar):
+        if isinstance(result, UnreadableImage):
+            skipped += 1
+            bar.write(f"skipped {path}: {result}", file=sys.stderr)
+            continue
+        (prediction,) = predictions(classifier, result[None], arguments.threshold)
+        bar.write(line(path, prediction))
+        if arguments.explain:
+            target = arguments.explain / f"{number:04}_{path.stem}.png"
+            write_heat_map(target, classifier, path, prediction)
+    if skipped:
+        print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def find_files(sources: Sequence[Path]) -> list[Path]:
+    """Return the given files, and the files in the given folders except ignored ones.
+
+    Raises:
+        InputError: a file or folder does not exist.
+    """
+    files: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            files += sorted(
+                path
+                for path in source.rglob("*")
+                if path.is_file() and not any(map(is_ignored, path.relative_to(source).parts))
+            )
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise InputError(f"{source}: no such file or folder.")
+    return files
+
+
+def describe(uri: str, metadata: "Metadata", threshold: float | None) -> str:
+    """Return one line: the model, and the probability from which it predicts the positive class."""
+    if len(metadata.classes) != 2:
+        return uri
+    limit = metadata.threshold if threshold is None else threshold
+    return f"{uri}: {metadata.classes[1]} from a probability of {limit:.4g}"
+
+
+def header(classes: Sequence[str], as_csv: bool) -> str:
+    """Return the line above the predictions."""
+    if as_csv:
+        return csv_text(["path", "label", *(f"p_{label}" for label in classes)])
+    width = max(5, *map(len, classes))
+    return "  ".join([f"{'label':{width}}", *(f"{label:>6}" for label in classes), "path"])
+
+
+def csv_line(path: Path, prediction: "Prediction") -> str:
+    """Return a prediction as a line of CSV: path, label, and the probability of each class."""
+    return csv_text([path, prediction["label"], *prediction["probabilities"].values()])
+
+
+def table_line(path: Path, prediction: "Prediction") -> str:
+    """Return a prediction as a line of a table: label, probability of each class, path."""
+    probabilities = prediction["probabilities"]
+    width = max(5, *map(len, probabilities))
+    columns = [f"{value:>{max(6, len(label))}.4f}" for label, value in probabilities.items()]
+    return "  ".join([f"{prediction['label']:{width}}", *columns, str(path)])
+
+
+def csv_text(values: Sequence[object]) -> str:
+    """Return values as one line of CSV, with quotes if needed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+def write_heat_map(
+    target: Path, classifier: "Classifier", path: Path, prediction: "Prediction"
+) -> None:
+    """Write an image with a heat map of the evidence for its prediction."""
+    from image_classifier.evaluation import heat_maps
+
+    pixels = classifier.decode(path)
+    chosen = np.array([classifier.metadata.classes.index(prediction["label"])])
+    heat = heat_maps.heat_maps(classifier, pixels[None], chosen)[0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(heat_maps.overlay(pixels, heat)).save(target)
+
+
+def probability(text: str) -> float:
+    """Return a number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value

@@ -1,0 +1,63 @@
+"""prune: deletes the models of a sweep's jobs that lost; their metrics stay.
+
+    image-classifier prune SWEEP_RUN_ID
+
+The best job keeps its model, and so does every job whose version has an alias such as champion.
+"""
+
+import argparse
+
+from image_classifier.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("sweep", metavar="SWEEP_RUN_ID", help="the MLflow run of the sweep")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit code."""
+    models, size = delete_losers(arguments.sweep)
+    print(f"{models} models deleted, {size / 1e6:.1f} MB.")
+    return 0
+
+
+def delete_losers(parent: str) -> tuple[int, float]:
+    """Delete the models of a sweep's jobs except the best one.
+
+    Returns:
+        How many models, and their size in bytes.
+
+    Raises:
+        InputError: the run is not a finished sweep.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    from image_classifier.sweeps import parent_run
+    from image_classifier.tracking import connection
+
+    connection.connect()
+    client = mlflow.MlflowClient()
+    try:
+        best = client.get_run(parent).data.tags["best.run_id"]
+    except (MlflowException, KeyError):
+        raise InputError(f"{parent} is not a sweep with a best job.") from None
+    number, size = 0, 0.0
+    for child in parent_run.children(parent):
+        if child.info.run_id == best:
+            continue
+        versions = client.search_model_versions(f"run_id = '{child.info.run_id}'")
+        registered = [client.get_model_version(found.name, found.version) for found in versions]
+        if any(version.aliases for version in registered):
+            continue
+        for version in registered:
+            client.delete_model_version(version.name, version.version)
+        experiment, run_id = child.info.experiment_id, child.info.run_id
+        for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+            get_artifact_repository(model.artifact_location).delete_artifacts()
+            client.delete_logged_model(model.model_id)
+            number += 1
+            size += child.data.metrics.get("stored_bytes", 0)
+    return number, size

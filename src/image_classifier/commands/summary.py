@@ -1,0 +1,53 @@
+"""summary: shows the results of the pipeline, and the commands to look at them and use them."""
+
+import argparse
+import json
+import textwrap
+
+from image_classifier.config.compose import PARAMS, config_of, load
+from image_classifier.errors import InputError
+from image_classifier.project import paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command: none."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the summary; return the exit code.
+
+    Raises:
+        InputError: the pipeline has not run.
+    """
+    config = load()
+    files = (paths.FETCHED, paths.EVALUATE / paths.METRICS, paths.TRAIN / paths.RUN, paths.DECISION)
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise InputError(f"{', '.join(missing)} not found: run `dvc repro`.")
+    fetched, metrics, trained, decision = (json.loads(path.read_text()) for path in files)
+
+    uri = f"models:/{decision['name']}/{decision['version']}"
+    print(f"\nDataset     {config.dataset.name} from {fetched['source']}")
+    if config.dataset.note:
+        print(f"            {config.dataset.note}")
+    print(f"Model       {config.model.name}")
+    test = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    print(textwrap.fill(test, 88, initial_indent="Test        ", subsequent_indent=" " * 12))
+    print(f"MLflow run  {trained['run_id']}")
+    print(f"Registered  {uri}")
+    if decision["champion"]:
+        print("            champion")
+        uri = f"models:/{decision['name']}@champion"
+    else:
+        print(f"            not champion: {'; '.join(decision['reasons'])}")
+    print(f"""
+Activate    source .venv/bin/activate
+Look        make ui                         then http://127.0.0.1:5000
+Compare     dvc exp show                    or select runs in the MLflow UI
+Serve       image-classifier serve --model {uri}
+Predict     image-classifier predict {paths.RAW} --model {uri}""")
+    if config != config_of():
+        print(
+            f"\n{PARAMS} differs from the defaults in conf/: an experiment changed it. "
+            f"`make params` writes the defaults again."
+        )
+    return 0

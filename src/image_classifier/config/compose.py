@@ -1,0 +1,104 @@
+"""Composes the settings from conf/ with Hydra, and reads them from params.yaml, with types."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from image_classifier.config.messages import explain_validation
+from image_classifier.config.schema import Config
+from image_classifier.errors import InputError
+
+CONF = Path(__file__).parents[3] / "conf"
+PARAMS = Path("params.yaml")
+
+
+def load(path: Path = PARAMS) -> Config:
+    """Return the settings in a YAML file such as `params.yaml`.
+
+    Raises:
+        InputError: the file is missing or is not YAML, or `typed` refuses it.
+        OSError: the file cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path} not found. Run this command in the project's folder, or run `make params`."
+        )
+    try:
+        return typed(OmegaConf.load(path))
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # OmegaConf found neither sections nor a list
+            raise InputError(f"{path} must contain sections such as dataset: and model:.") from None
+        raise
+    except Exception as error:  # of YAML, of OmegaConf, of the encoding
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}): fix it, or `make params`.") from None
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return what Hydra composes from `conf/` with the given overrides."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
+def config_of(*overrides: str) -> Config:
+    """Return the settings of `conf/` with the given overrides.
+
+    Raises:
+        InputError: `typed` refuses them.
+        HydraException, OmegaConfBaseException: they cannot be composed.
+    """
+    return typed(compose(overrides))
+
+
+def typed(composed: Any) -> Config:
+    """Return the settings that Hydra composed, or that OmegaConf read, with types.
+
+    Raises:
+        InputError: `validate` refuses them.
+    """
+    plain = OmegaConf.to_container(composed, resolve=True)
+    if not isinstance(plain, dict):
+        raise InputError(f"{PARAMS} must contain sections such as dataset: and model:.")
+    plain.pop("hydra", None)
+    return validate({str(key): value for key, value in plain.items()})
+
+
+def validate(values: Mapping[str, Any]) -> Config:
+    """Return nested plain values as typed settings.
+
+    Raises:
+        InputError: a key is unknown (the message names the nearest one) or missing, a type is
+            wrong, or a value is out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain_validation(error)) from None
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return every setting under its dotted name, e.g. `optimizer.learning_rate`."""
+    return dict(_leaves(config.model_dump(), ""))
+
+
+def selected(config: Config, names: Sequence[str]) -> dict[str, Any]:
+    """Return the settings with the given dotted names, or in the sections with these names."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if any(key == name or key.startswith(name + ".") for name in names)
+    }
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,379 @@
+"""Every setting: its type, its range, and what it means.
+
+The descriptions are the text of docs/configuration.md.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from image_classifier.config import git_address
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Timeout = Annotated[float, Field(ge=1, le=7 * 24 * 3600)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+
+Counts = dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+Address = Annotated[str, AfterValidator(git_address.check_url)]
+Revision = Annotated[str, AfterValidator(git_address.check_revision)]
+Subfolder = Annotated[str, AfterValidator(git_address.check_subfolder)]
+
+
+def sign_of(metric: str) -> int:
+    """Return 1 when lower values of a metric are better (a loss), -1 when higher ones are.
+
+    The best value is the one for which sign * value is lowest.
+    """
+    return 1 if metric.endswith("loss") else -1
+
+
+class Section(BaseModel):
+    """A section of settings: unknown keys are refused, values are typed and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ImageSource(Section):
+    """A folder or a git repository of images."""
+
+    path: str | None = Field(
+        default=None,
+        description="A folder of class folders, or of train/ and test/ with class folders.",
+    )
+    url: Address | None = Field(
+        default=None,
+        description="A git repository, instead of `path`: https://…, ssh://… or user@host:path.",
+    )
+    revision: Revision | None = Field(
+        default=None,
+        description="A branch, tag or commit of the repository; null: its default branch.",
+    )
+    subfolder: Subfolder | None = Field(
+        default=None, description="The folder of the repository that `path` would name."
+    )
+    timeout_seconds: Timeout = Field(
+        default=3600, description="How long the download of a repository may take, in seconds."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ImageSource":
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path (a folder) or url (a git repository)")
+        return self
+
+
+class Dataset(ImageSource):
+    """The images to train, validate and test on."""
+
+    name: Name = Field(
+        description="Name of the dataset. The registered model's name begins with it."
+    )
+    depends_on: str = Field(
+        description="The file or folder that DVC watches: when it changes, `fetch` runs again."
+    )
+    positive_class: str | None = Field(
+        description="The class that sensitivity and the threshold refer to. Required with two "
+        "classes."
+    )
+    group_pattern: Pattern | None = Field(
+        description="Regular expression for file names. Its first group is the patient (or other "
+        "group); all images of one group stay in one split."
+    )
+    source_pattern: Pattern | None = Field(
+        description="Regular expression for paths. Its first group is the source; metrics are "
+        "also reported for each source."
+    )
+    note: str | None = Field(description="A remark that is shown with every metric.")
+    expected_counts: (
+        dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]] | None
+    ) = Field(
+        description="How many images train/ and test/ must have, e.g. `{train: 10, test: 5}`; "
+        "`fetch` fails on another number."
+    )
+
+
+class ExternalSet(ImageSource):
+    """Images from another source, to measure on and never to train on."""
+
+
+class Split(Section):
+    """How images are assigned to training, validation and test."""
+
+    validation_fraction: Fraction = Field(
+        description="Share of the training images that becomes the validation split."
+    )
+    test_fraction: Fraction = Field(
+        description="Share of all images that becomes the test split. Used only when the dataset "
+        "has no test/ folder."
+    )
+    seed: Seed = Field(description="Seed of the random split.")
+    leaks: Literal["drop", "stop"] = Field(
+        description="What to do with validation and test images that also occur in training: drop "
+        "them from validation and test, or stop with an error."
+    )
+    duplicate_distance: Annotated[int, Field(ge=0, le=288)] = Field(
+        description="Two images are near duplicates when at most this many of the 576 bits of "
+        "their perceptual hashes differ."
+    )
+    maximum_unreadable: Probability = Field(
+        description="Share of files that may be unreadable. With more, `split` fails."
+    )
+
+
+class Image(Section):
+    """The size of every prepared image."""
+
+    height: Annotated[int, Field(ge=8, le=4096)] = Field(description="Height in pixels.")
+    width: Annotated[int, Field(ge=8, le=4096)] = Field(description="Width in pixels.")
+    channels: Literal[1, 3] = Field(description="3 for RGB, 1 for grey.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, self.channels
+
+
+class Augmentation(Section):
+    """Random changes to training images."""
+
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Height and width are scaled separately, by factors from 1 - zoom to 1 + zoom."
+    )
+    horizontal_flip: bool = Field(description="Flips half of the images left to right.")
+    crop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Cuts out a random part of at least 1 - crop of the area, and enlarges it to "
+        "the whole image. 0: off."
+    )
+    aspect: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Changes the aspect ratio of that part by a factor from 1 - aspect to "
+        "1 / (1 - aspect). 0: off."
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Scales contrast by a factor from 1 - contrast to 1 + contrast. 0: off."
+    )
+    gamma: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Raises brightness to a power from 1 - gamma to 1 / (1 - gamma). 0: off."
+    )
+    equalize: Probability = Field(description="Share of images whose histogram is equalized.")
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(
+        description="Compresses images as JPEG with a quality from this value to 100. 100: off."
+    )
+    grey: Probability = Field(description="Share of images that are converted to grey.")
+
+
+# more filters or units than fit into a GPU's memory are typing errors
+Filters = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=12)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ArticleModel(Section):
+    """The article's CNN."""
+
+    name: Literal["article"] = Field(description="The architecture: see `architectures.py`.")
+    filters: Filters = Field(
+        description="Filters of each block: a convolution, 2 x 2 max-pooling and dropout."
+    )
+    kernel_size: Annotated[int, Field(ge=1, le=31)] = Field(
+        description="Rows and columns of every convolution."
+    )
+    dense_units: Annotated[int, Field(ge=1, le=65536)] = Field(
+        description="Units of the layer before the output. It has nearly all the parameters."
+    )
+    dropout: Dropout = Field(description="Dropout rate after every block and before the output.")
+
+
+class CompactModel(Section):
+    """Strided convolutions with batch normalisation and global average pooling."""
+
+    name: Literal["compact"] = Field(description="The architecture: see `architectures.py`.")
+    stem_kernel_size: Annotated[int, Field(ge=1, le=31)] = Field(
+        description="Rows and columns of the first convolution."
+    )
+    stem_stride: Annotated[int, Field(ge=1, le=8)] = Field(
+        description="Stride of the first convolution, in pixels. A stride of 2 doubles the time of "
+        "a training step."
+    )
+    filters: Filters = Field(
+        description="Filters of each block. Every block after the first halves height and width."
+    )
+    dropout: Dropout = Field(description="Dropout rate before the output.")
+    batch_norm_momentum: Fraction = Field(
+        description="Momentum of the running means of batch normalisation. Keras's default, 0.99, "
+        "is too slow for a few dozen steps an epoch."
+    )
+
+
+Model = Annotated[ArticleModel | CompactModel, Field(discriminator="name")]
+
+
+class Optimizer(Section):
+    """How gradients change the weights."""
+
+    name: Literal["adam"] = Field(description="The optimizer.")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
+        description="Learning rate of the first step."
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        description="`cosine` lowers the learning rate to 0 over the training."
+    )
+
+
+class Training(Section):
+    """The training loop."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(description="Largest number of epochs.")
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(description="Images in a step.")
+    monitor: Literal["val_accuracy", "val_loss"] = Field(
+        description="The metric that decides which epoch is the best, and early stopping."
+    )
+    patience: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="The training stops after this many epochs without a better value."
+    )
+    seed: Seed = Field(
+        description="Seed of the initial weights, the order of images, augmentation and dropout."
+    )
+    deterministic: bool = Field(
+        description="The same seed and number of threads give the same weights, to the last bit."
+    )
+    mixed_precision: bool = Field(description="Computes in float16. Needs a GPU.")
+    mirrored: bool = Field(
+        description="Spreads every batch over all GPUs (MirroredStrategy). Needs two or more GPUs."
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        description="CPU threads for one operation; null: one for each core. Another number "
+        "changes the last bits of the weights."
+    )
+    stop_below_median: bool = Field(
+        description="In a sweep: stops a job whose best value is worse than the median of finished "
+        "jobs."
+    )
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether a lower or a higher value of `monitor` is better."""
+        return "min" if sign_of(self.monitor) == 1 else "max"
+
+
+class Evaluation(Section):
+    """How probabilities become predictions, and when a shortcut is suspected."""
+
+    threshold: Probability | Literal["youden", "sensitivity"] = Field(
+        description="The positive class is predicted from this probability on (two classes only). "
+        "`youden` and `sensitivity` choose it on the validation images: `youden` for the highest "
+        "sensitivity + specificity, `sensitivity` for the highest threshold that reaches "
+        "`target_sensitivity`."
+    )
+    target_sensitivity: Probability = Field(
+        description="What `threshold=sensitivity` reaches on the validation images."
+    )
+    calibration: Literal["none", "temperature"] = Field(
+        description="`temperature` scales the probabilities to fit the validation images."
+    )
+    shortcut_threshold: Fraction = Field(
+        description="A probe (a classifier that sees only file metadata, or only the border of "
+        "the image) suggests a shortcut when it beats chance, and when its lift over chance is at "
+        "least this fraction of the model's."
+    )
+
+
+class Promotion(Section):
+    """What a version must reach on the test images to become champion."""
+
+    minimum_sensitivity: Probability = Field(
+        description="Smallest sensitivity to the positive class. Only with two classes."
+    )
+    minimum_accuracy: Probability = Field(description="Smallest accuracy.")
+    accept_shortcuts: list[Literal["metadata", "border"]] = Field(
+        description="Suspected shortcuts that do not stop a promotion, e.g. `[metadata, border]`."
+    )
+
+
+class Serving(Section):
+    """Limits of the HTTP server. The limits on images are stored with the model, too."""
+
+    maximum_body_bytes: Annotated[int, Field(ge=1, le=2**30)] = Field(
+        default=32 * 2**20, description="Bytes of a request. Base64 makes images a third larger."
+    )
+    maximum_images: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=64, description="Images in a request."
+    )
+    maximum_image_bytes: Annotated[int, Field(ge=1, le=2**30)] = Field(
+        default=16 * 2**20, description="Bytes of an image file."
+    )
+    maximum_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = Field(
+        default=25_000_000, description="Pixels of an image. Decoding takes up to 28 bytes a pixel."
+    )
+    maximum_requests_at_once: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=4, description="Requests that are worked on at the same time; the others wait."
+    )
+    queue_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=10,
+        description="How long a request waits for its turn before status 429, in seconds.",
+    )
+    read_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=20,
+        description="How long a client may take to send the headers, and again to send the body, "
+        "before status 408, in seconds.",
+    )
+
+    @property
+    def image_limits(self) -> dict[str, int]:
+        """The limits that a stored model checks itself, as MLflow's model_config."""
+        return self.model_dump(include={"maximum_images", "maximum_image_bytes", "maximum_pixels"})
+
+
+class Tracking(Section):
+    """Names in MLflow."""
+
+    experiment: Annotated[str, Field(min_length=1)] = Field(
+        description="The MLflow experiment that collects the runs."
+    )
+    register_models: Literal["each", "best", "none"] = Field(
+        description="Which jobs of a sweep register their model: each, only the best, or none."
+    )
+    registered_model: Annotated[str, Field(pattern=r"^[^/:]+$")] = Field(
+        description="Name of the registered model."
+    )
+
+
+class Config(Section):
+    """All settings of the pipeline."""
+
+    dataset: Dataset
+    external: dict[Name, ExternalSet]
+    split: Split
+    image: Image
+    augmentation: Augmentation
+    model: Model
+    optimizer: Optimizer
+    training: Training
+    evaluation: Evaluation
+    promotion: Promotion
+    serving: Serving
+    tracking: Tracking
+
+    @model_validator(mode="after")
+    def _image_large_enough(self) -> "Config":
+        if not isinstance(self.model, ArticleModel):
+            return self  # padded convolutions also take a single pixel
+        smallest = 2 ** len(self.model.filters)
+        if min(self.image.height, self.image.width) < smallest:
+            raise ValueError(
+                f"image.height and image.width must be at least {smallest}: each of the "
+                f"{len(self.model.filters)} entries of model.filters halves the image"
+            )
+        return self

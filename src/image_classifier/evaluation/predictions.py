@@ -1,0 +1,62 @@
+"""A classifier's predictions for the images of one split."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.evaluation.metrics import classification_metrics
+
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier
+    from image_classifier.data.dataset import PreparedDataset
+    from image_classifier.data.folders import SplitName
+
+Floats = npt.NDArray[np.floating]
+Integers = npt.NDArray[np.int64]
+
+CHUNK = 256  # images at a time, so that memory does not grow with the dataset
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for the images of one split.
+
+    Attributes:
+        rows: int64 array of shape (images,): row numbers in the manifest.
+        labels: int64 array of shape (images,): the true classes.
+        probabilities: float array of shape (images, classes), values 0 to 1.
+        predicted: int64 array of shape (images,): the predicted classes.
+        clusters: One text for each image: images with the same text are not independent.
+    """
+
+    rows: Integers
+    labels: Integers
+    probabilities: Floats
+    predicted: Integers
+    clusters: list[str] = field(default_factory=list)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of all images; see `classification_metrics`."""
+        return classification_metrics(self.labels, self.probabilities, self.predicted)
+
+
+def predict_split(
+    classifier: "Classifier", dataset: "PreparedDataset", split: "SplitName"
+) -> Predictions:
+    """Return a classifier's predictions for the images of one split."""
+    rows = dataset.indices(split)
+    parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    probabilities = np.concatenate(
+        [classifier.probabilities(dataset.images[part]) for part in parts]
+    )
+    return Predictions(
+        rows,
+        dataset.labels[rows],
+        probabilities,
+        classifier.decide(probabilities),
+        [dataset.rows[row].cluster for row in rows],
+    )

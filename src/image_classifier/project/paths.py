@@ -1,0 +1,48 @@
+"""Where the stages write their files, relative to the project's folder, as in dvc.yaml."""
+
+import os
+from pathlib import Path
+
+BUILD = Path("build")
+
+RAW = BUILD / "raw"
+FETCHED = BUILD / "fetch.json"
+
+EXTERNAL = BUILD / "external"
+EXTERNAL_RECORD = EXTERNAL / "external.json"
+
+MANIFEST = BUILD / "split" / "manifest.csv"
+SKIPPED = BUILD / "split" / "skipped.csv"
+DUPLICATES = BUILD / "split" / "duplicates.csv"
+SPLIT = BUILD / "split" / "split.json"
+
+IMAGES = BUILD / "prepare" / "images.npy"
+PICTURE_GRID = BUILD / "prepare" / "picture_grid.png"
+PREPARED = BUILD / "prepare" / "prepared.json"
+
+TRAIN = BUILD / "train"
+EVALUATE = BUILD / "evaluate"
+PREDICTIONS = EVALUATE / "predictions.csv"
+ROC_POINTS = EVALUATE / "roc.csv"
+REPORT = EVALUATE / "report.json"
+MODEL_CARD = EVALUATE / "model_card.md"
+EVALUATED = EVALUATE / "evaluated.json"
+
+DECISION = BUILD / "promote" / "decision.json"
+
+# inside the folder of one training: build/train, or a folder below runs/
+MODEL = "model"
+RUN = "run.json"
+METRICS = "metrics.json"
+HISTORY = "history.csv"
+SUMMARY = "model_summary.txt"
+CURVES = "learning_curves.png"
+
+
+def project() -> Path:
+    """Return the project's folder, where MLflow's store and `runs/` are.
+
+    `dvc exp run --queue` runs in a temporary copy of the project, and sets DVC_ROOT to the folder
+    of the original.
+    """
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())

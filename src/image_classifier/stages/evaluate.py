@@ -1,0 +1,114 @@
+"""evaluate: chooses the decision threshold, measures the model on the test images, registers it.
+
+Reads the trained model, the prepared images and the external sets. Writes metrics with intervals,
+predictions, plots, probes for shortcuts, results on the external sets, heat maps and a model card,
+and logs all of it to the training's MLflow run.
+
+A registered version never changes: with another threshold or temperature the same weights are
+registered again, as a new version.
+"""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from image_classifier.config.schema import Config
+from image_classifier.data.dataset import PreparedDataset, load_prepared
+from image_classifier.evaluation import external_sets, model_card, plots
+from image_classifier.evaluation.predictions import Predictions, predict_split
+from image_classifier.evaluation.report import make_report
+from image_classifier.evaluation.threshold import choose_threshold
+from image_classifier.project import paths
+from image_classifier.project.records import read_record
+from image_classifier.training import resume
+
+
+def evaluate(config: Config) -> None:
+    """Measure build/train on the test images and the external sets, and register it.
+
+    Raises:
+        InputError: a stage has not run, or the MLflow store lacks the run.
+    """
+    dataset = load_prepared(config)
+    external_sets.check(config)
+    run = read_record(paths.TRAIN / paths.RUN, "train", run_id=str, training_key=str)
+
+    # TensorFlow and MLflow take seconds to import: wrong input is reported before
+    from image_classifier.classifier import Classifier, write_metadata
+    from image_classifier.tracking import connection, registry, runs
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        connection.require_mlflow(),
+        runs.open_run(run["run_id"]),
+    ):
+        model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, Path(folder) / paths.MODEL))
+        classifier, validation = choose_threshold(
+            Classifier.load(model), dataset, config.evaluation
+        )
+        write_metadata(model, classifier.metadata)
+        test = predict_split(classifier, dataset, "test")
+        report = make_report(config, dataset, classifier, validation, test)
+
+        paths.EVALUATE.mkdir(parents=True, exist_ok=True)
+        (paths.EVALUATE / paths.METRICS).write_text(json.dumps(test.metrics, indent=2) + "\n")
+        write_predictions(dataset, test)
+        plots.plot_all(dataset, classifier, test)
+
+        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
+        version = registry.register(config, dataset, model, validated)
+        report |= {"version": version.uri, "run_id": version.run_id}
+        paths.REPORT.write_text(json.dumps(report, indent=2) + "\n")
+        card = model_card.write(report)
+        paths.MODEL_CARD.write_text(card)
+
+        tags = {
+            "shortcuts": ", ".join(report["shortcuts"]) or "none found",
+            "evaluation.threshold": version.tags["threshold"],
+            "evaluation.temperature": version.tags["temperature"],
+        }
+        runs.log_settings(config)
+        registry.log_evaluation(version, validated | headline_metrics(report), tags)
+        registry.set_description(version, card)
+        runs.log_files(
+            [*plots.FILES, paths.PREDICTIONS, paths.ROC_POINTS, paths.REPORT, paths.MODEL_CARD],
+            "evaluation",
+        )
+
+    record = {
+        "name": version.name,
+        "version": version.version,
+        "manifest_digest": dataset.digest,
+        "classes": dataset.classes,
+        "shortcuts": report["shortcuts"],
+    }
+    paths.EVALUATED.write_text(json.dumps(record, indent=2) + "\n")
+    resume.discard(run["training_key"])  # DVC has saved the training, so nothing can be lost
+    print(model_card.summary(report))
+
+
+def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the test metrics, the probes and the external sets as MLflow metrics."""
+    return (
+        {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
+        | {f"probe_{probe['name']}_accuracy": probe["accuracy"] for probe in report["probes"]}
+        | {
+            f"external_{name}_accuracy": entry["accuracy"]
+            for name, entry in report["external"].items()
+        }
+    )
+
+
+def write_predictions(dataset: PreparedDataset, test: Predictions) -> None:
+    """Write a CSV file with one row for each test image: path, classes and probabilities."""
+    classes = dataset.classes
+    with paths.PREDICTIONS.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "actual", "predicted", *(f"p_{name}" for name in classes)])
+        for row, choice, outputs in zip(test.rows, test.predicted, test.probabilities, strict=True):
+            image = dataset.rows[row]
+            writer.writerow([image.path, image.label, classes[choice], *map(float, outputs)])

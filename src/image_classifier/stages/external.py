@@ -1,0 +1,50 @@
+"""external: copies the external sets to build/external. They are measured on, never trained on.
+
+Reads the folders and repositories of the setting `external`. Writes build/external/NAME for each
+of them, with class folders, and build/external/external.json.
+"""
+
+from image_classifier.config.compose import selected
+from image_classifier.config.schema import Config
+from image_classifier.data import sources
+from image_classifier.data.folders import summarize_skipped
+from image_classifier.data.manifest import count_images
+from image_classifier.errors import InputError
+from image_classifier.project import paths
+from image_classifier.project.files import whole_folder
+from image_classifier.project.records import read_record, write_record
+
+PARAMS = ["external"]
+
+
+def external(config: Config) -> None:
+    """Copy every external set.
+
+    Raises:
+        InputError: a set cannot be read, or has a class that the dataset lacks.
+        OSError: a file cannot be read or written. The former sets are unchanged then.
+    """
+    fetched = read_record(paths.FETCHED, "fetch", counts=dict[str, dict[str, int]])["counts"]
+    classes = {label for labels in fetched.values() for label in labels}
+    sets = {}
+    with whole_folder(paths.EXTERNAL) as folder:
+        for name, source in config.external.items():
+            copied = sources.copy(f"external.{name}", source, folder / name)
+            if unknown := {image.label for image in copied.images} - classes:
+                raise InputError(
+                    f"external.{name} has the class {', '.join(sorted(unknown))}, which the "
+                    f"dataset lacks: rename its folder to one of {', '.join(sorted(classes))}."
+                )
+            sets[name] = {
+                "source": source.url or source.path,
+                "commit": copied.commit,
+                "counts": count_images(copied.images),
+                "skipped": {item.path: item.reason for item in copied.skipped},
+            }
+            print(f"{name}: {len(copied.images)} images from {sets[name]['source']}")
+            if copied.skipped:
+                print(summarize_skipped(copied.skipped))
+        record = folder / paths.EXTERNAL_RECORD.name
+        write_record(record, selected(config, PARAMS), sets=sets)
+    if not sets:
+        print("No external sets.")

@@ -1,0 +1,279 @@
+"""train: fits a model, and keeps the checkpoint of its best epoch.
+
+Reads build/split and build/prepare. Writes build/train: the model, the history, learning curves,
+the layers, the metrics of the best epoch, and the MLflow run. `evaluate` then chooses the decision
+threshold and registers the model.
+
+A training that was killed, or that MLflow did not take, continues when the command runs again.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from image_classifier.config.compose import compose
+from image_classifier.config.schema import Config
+from image_classifier.data.dataset import PreparedDataset, load_prepared
+from image_classifier.errors import InputError
+from image_classifier.project import paths
+from image_classifier.training import identity, resume
+
+if TYPE_CHECKING:
+    import keras
+
+    from image_classifier.classifier import Classifier
+    from image_classifier.training.progress import Progress
+
+RECIPE = ("augmentation", "model", "optimizer", "training")  # the sections that name a run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training whose last epoch is done.
+
+    Attributes:
+        run_id: The MLflow run.
+        progress: All its epochs.
+        best_epoch: The best of them, counted from 1.
+        value: The best epoch's value of `training.monitor`.
+        classifier: The best epoch's model; its threshold is not chosen yet.
+    """
+
+    run_id: str
+    progress: "Progress"
+    best_epoch: int
+    value: float
+    classifier: "Classifier"
+
+
+def train(config: Config) -> None:
+    """Train on the prepared images, as the stage of DVC.
+
+    Raises:
+        InputError: the images are not prepared, the training diverged, or MLflow failed.
+    """
+    dataset = load_prepared(config)
+    check_batch_size(config, dataset)
+    with resume.claim(identity.training_key(config, dataset)) as state:
+        trained = train_model(config, dataset, paths.TRAIN, state)
+        record = {"run_id": trained.run_id, "training_key": state.key}
+        (paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
+    print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
+    # `evaluate` removes the state: only when it runs has DVC saved the outputs of this stage
+
+
+def train_model(
+    config: Config,
+    dataset: PreparedDataset,
+    output: Path,
+    state: resume.ResumeState,
+    overrides: Sequence[str] = (),
+    more_stoppers: Sequence["keras.callbacks.Callback"] = (),
+) -> Trained:
+    """Train one model, and log it to MLflow.
+
+    Args:
+        config: All settings.
+        dataset: The prepared images.
+        output: The folder for the model and what describes it.
+        state: What an earlier attempt left, or where this one keeps its epochs.
+        overrides: How the settings differ from conf/, to tell the jobs of a sweep apart.
+        more_stoppers: Callbacks that may stop the training early.
+
+    Raises:
+        InputError: the training diverged, or MLflow refused or did not answer.
+    """
+    # TensorFlow and MLflow take seconds to import: wrong input is reported before
+    from image_classifier.tracking import connection, runs
+    from image_classifier.tracking.epoch_logger import EpochLogger
+    from image_classifier.training import devices, fit
+    from image_classifier.training.checkpoint import Checkpoint
+    from image_classifier.training.epoch_file import restore
+    from image_classifier.training.timings import Timings
+
+    timings = Timings()
+    training = config.training
+    devices.check(training)
+    print(devices.describe())
+    print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
+
+    open_training = partial(
+        runs.open_training,
+        config,
+        dataset,
+        run_name(config),
+        identity.job_key(config, dataset),
+        overrides,
+        state.training_id,
+    )
+    run_id = connection.log_or_continue(open_training)
+    with failure_logged(run_id):
+        with devices.configure(training).scope():
+            model = fit.compiled_model(config, dataset)
+            progress = restore(model, state.folder, training)
+        timings.earlier = progress.timings
+        model.summary()
+        timings.start_fit()
+        stoppers = [*fit.stoppers(training), *more_stoppers]
+        callbacks = [
+            *stoppers,
+            Checkpoint(state.folder, training, progress, stoppers, timings.spent),
+            EpochLogger(run_id, progress, training),
+        ]
+        fit.fit(model, dataset, config, progress, callbacks)
+        best_epoch, value = progress.best(training)
+        if not best_epoch:
+            state.discard()
+            raise InputError(
+                f"The training diverged: val_loss was NaN in every epoch. Lower "
+                f"optimizer.learning_rate={config.optimizer.learning_rate:g}."
+            )
+        classifier = write_outputs(config, dataset, output, state, progress, model)
+
+    with upload_can_be_repeated(state):
+        run_id = run_id or open_training()
+        with runs.open_run(run_id):
+            trained = Trained(run_id, progress, best_epoch, value, classifier)
+            log_training(config, output, state, trained, timings.spent())
+    print(f"Best epoch {best_epoch}: {training.monitor} {value:.4f}.")
+    return trained
+
+
+def write_outputs(
+    config: Config,
+    dataset: PreparedDataset,
+    output: Path,
+    state: resume.ResumeState,
+    progress: "Progress",
+    model: "keras.Model",
+) -> "Classifier":
+    """Write the best epoch's model and what describes the training; return the classifier."""
+    from image_classifier.classifier import WEIGHTS, Classifier, Metadata, write_metadata
+    from image_classifier.data.images import DECODER_VERSION
+    from image_classifier.training import fit, learning_curves
+
+    folder = output / paths.MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    fit.best_model(config, dataset, state.folder, progress).save(folder / WEIGHTS)
+    undecided = Metadata(
+        classes=dataset.classes,
+        threshold=0.5,
+        temperature=1.0,
+        height=config.image.height,
+        width=config.image.width,
+        channels=config.image.channels,
+        decoder=DECODER_VERSION,
+    )
+    write_metadata(folder, undecided)
+
+    best_epoch, _ = progress.best(config.training)
+    metrics = progress.epoch_metrics(config.training, best_epoch)
+    best = {name: value for name, value in metrics.items() if name.startswith("best_")}
+    text = json.dumps({"best_epoch": best_epoch, **best}, indent=2)
+    (output / paths.METRICS).write_text(text + "\n")
+    learning_curves.write_history(progress, output / paths.HISTORY)
+    learning_curves.plot_learning_curves(progress, best_epoch, output / paths.CURVES)
+    learning_curves.write_layers(model, output / paths.SUMMARY)
+    return Classifier.load(folder)
+
+
+def log_training(
+    config: Config,
+    output: Path,
+    state: resume.ResumeState,
+    trained: Trained,
+    timings: dict[str, float],
+) -> None:
+    """Log the result of a training to the open run, as far as an earlier attempt did not."""
+    from image_classifier.classifier import weights_digest
+    from image_classifier.tracking import runs
+    from image_classifier.tracking.epoch_logger import log_missing_epochs
+    from image_classifier.training import devices
+
+    log_missing_epochs(trained.run_id, trained.progress, config.training)
+    model = trained.classifier.model
+    runs.log_tags(
+        {
+            "device": devices.describe(),
+            "threads": devices.threads(),
+            "weights_sha256": weights_digest(model),
+        }
+    )
+    described = [output / name for name in (paths.CURVES, paths.HISTORY, paths.SUMMARY)]
+    runs.log_files(described, "training")
+    runs.log_files(state.data_files, "data")
+    if not runs.logged("train_seconds"):
+        files = [path for path in (output / paths.MODEL).rglob("*") if path.is_file()]
+        metrics = {
+            "checkpoint_epoch": trained.best_epoch,
+            "parameters": model.count_params(),
+            "stored_bytes": sum(path.stat().st_size for path in files),
+            **timings,
+            "fit_seconds": trained.progress.timings["fit_seconds"],
+        }
+        runs.log_metrics(metrics, epoch=trained.progress.epochs)
+
+
+@contextmanager
+def failure_logged(run_id: str | None) -> Iterator[None]:
+    """Close the MLflow run as failed, with the error, when the block raises."""
+    from image_classifier.tracking import runs
+
+    try:
+        yield
+    except BaseException as error:
+        if run_id:
+            with suppress(Exception):  # MLflow may fail, too: the first error counts
+                runs.close_failed(run_id, error)
+        raise
+
+
+@contextmanager
+def upload_can_be_repeated(state: resume.ResumeState) -> Iterator[None]:
+    """Turn every error of the block into the message that the training itself is finished."""
+    from image_classifier.tracking import connection
+
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"Training finished, but logging to MLflow at {connection.public_uri()} failed "
+            f"({connection.describe(error)}). Nothing is lost: run the same command again when "
+            f"MLflow works. It uploads the rest without training again. Until then everything is "
+            f"in {state.folder}."
+        ) from error
+
+
+def check_batch_size(config: Config, dataset: PreparedDataset) -> None:
+    """Raise an InputError if a batch would be larger than the training split."""
+    images = len(dataset.indices("train"))
+    if config.training.batch_size > images:
+        raise InputError(
+            f"training.batch_size={config.training.batch_size} is more than the {images} training "
+            f"images: set it to {images} or less."
+        )
+
+
+def run_name(config: Config) -> str:
+    """Return a short name: the model, and how its settings differ from the model's defaults."""
+    defaults = default_recipe(config.model.name)
+    changes = [
+        f"{'lr' if key == 'learning_rate' else key}={value}"
+        for section in RECIPE
+        for key, value in getattr(config, section).model_dump().items()
+        if value != OmegaConf.select(defaults, f"{section}.{key}")
+    ]
+    return " ".join([config.model.name, *changes, os.environ.get("DVC_EXP_NAME", "")]).strip()
+
+
+@cache
+def default_recipe(model: str) -> DictConfig:
+    """Return what conf/ composes to for a model."""
+    return compose([f"model={model}"])

@@ -1,0 +1,1 @@
+"""Trainings that Hydra starts: single runs and sweeps, and the MLflow run of a sweep."""

@@ -1,0 +1,152 @@
+"""The Hydra callback that opens the MLflow run of a sweep first, and closes it last."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from image_classifier.config.schema import Tracking
+from image_classifier.data.manifest import manifest_digest
+from image_classifier.project import paths
+
+if TYPE_CHECKING:
+    from image_classifier.sweeps.parent_run import SweepResult
+
+# a sweep trains: what it may vary are the settings of the training
+OTHER_SECTIONS = {
+    **dict.fromkeys(("dataset", "external", "split", "image"), "changes the prepared images"),
+    **dict.fromkeys(("evaluation", "promotion", "serving"), "trains the same model again"),
+}
+
+
+class SweepCallback(Callback):
+    """Called by Hydra: see conf/config.yaml. It ends by `sys.exit`, as Hydra ignores exceptions."""
+
+    # attributes of the class: launchers send the object to the jobs
+    parent: str | None = None
+    lock: FileLock | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what a sweep cannot vary, and open the parent run."""
+        try:
+            self.open(config)
+        except Exception as error:  # otherwise the jobs would run without a sweep
+            sys.exit(f"train: the run of the sweep cannot be opened in MLflow: {error}")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Close the parent run; print the best job; exit with 1 if a job failed."""
+        try:
+            result = self.close(config)
+        except Exception as error:
+            sys.exit(
+                f"train: the jobs have ended, but the run of the sweep cannot be closed in MLflow: "
+                f"{error}"
+            )
+        if result.failed or not result.best:
+            sys.exit(1)
+
+    def open(self, config: DictConfig) -> None:
+        """Open the parent run, and pass its id to the jobs."""
+        overrides = list(config.hydra.overrides.task)
+        searched = config.hydra.sweeper.get("params") or {}
+        space = [*overrides, *(f"{name}={values}" for name, values in searched.items())]
+        refuse_other_sections(space)
+        key = sweep_key(config, space)
+        SweepCallback.lock = lock_or_exit(key)
+        from image_classifier.sweeps import parent_run  # imports MLflow
+        from image_classifier.tracking import connection, runs
+
+        parent, done = parent_run.start(config.tracking.experiment, key, overrides, space)
+        SweepCallback.parent = parent
+        if done:
+            print(f"Continuing sweep {parent}: {done} of its jobs are finished already.")
+        variables = {runs.SWEEP_VARIABLE: parent}
+        if (
+            "@" not in connection.uri()
+        ):  # not if it contains a password, which Hydra would write to its files
+            # jobs on other machines know neither this environment nor this folder
+            variables["MLFLOW_TRACKING_URI"] = connection.uri()
+        with open_dict(config.hydra.overrides):
+            config.hydra.overrides.hydra += [
+                f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()
+            ]
+
+    def close(self, config: DictConfig) -> "SweepResult":
+        """Close the parent run, and print how the sweep ended."""
+        from image_classifier.sweeps import parent_run
+
+        tracking = Tracking(**config.tracking)
+        assert SweepCallback.parent
+        assert SweepCallback.lock
+        result = parent_run.finish(SweepCallback.parent, tracking, Path(config.hydra.sweep.dir))
+        SweepCallback.lock.release()
+        print(describe(SweepCallback.parent, result))
+        SweepCallback.parent = None
+        return result
+
+
+def describe(parent: str, result: "SweepResult") -> str:
+    """Return how a sweep ended: failed jobs, costs, the best job, and how to adopt it."""
+    lines = [f"\nSweep {parent}: {result.finished} jobs finished, {len(result.failed)} failed."]
+    lines += [f"  failed: {job} ({error})" for job, error in result.failed.items()]
+    costs = result.costs
+    lines.append(
+        f"Cost: {costs['train_seconds']:.0f} s of jobs, {costs['cpu_seconds']:.0f} s of CPU, "
+        f"{costs['stored_bytes'] / 1e6:.1f} MB stored."
+    )
+    if result.best:
+        lines.append(
+            f"Best: {result.best.name}, {result.metric} {result.best.value:.4f}, "
+            f"{result.best.version or 'not registered'}\nTo make its settings the defaults:\n"
+            f"  image-classifier adopt {result.best.run_id} NAME"
+        )
+    if result.failed:
+        lines.append("Run the same command again to run only the jobs that are not finished.")
+    return "\n".join(lines)
+
+
+def sweep_key(config: DictConfig, space: list[str]) -> str:
+    """Return what identifies a sweep: a digest of its command, its settings and its data."""
+    settings = OmegaConf.to_container(config)
+    assert isinstance(settings, dict)
+    settings.pop("hydra")
+    data = manifest_digest() if paths.MANIFEST.is_file() else ""
+    text = json.dumps([sorted(space), settings, data], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lock_or_exit(key: str) -> FileLock:
+    """Return the lock of a sweep; exit if the same sweep is running already."""
+    Path("runs").mkdir(exist_ok=True)
+    lock = FileLock(f"runs/sweep-{key[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.exit("train: the same sweep is already running in this folder. Wait for it, or end it.")
+    return lock
+
+
+def refuse_other_sections(overrides: list[str]) -> None:
+    """Exit with a message if a sweep varies a setting that is not one of the training."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        section = override.key_or_group.split(".")[0]
+        if override.is_sweep_override() and section in OTHER_SECTIONS:
+            sys.exit(
+                f"train: a sweep of {override.key_or_group} {OTHER_SECTIONS[section]}. Run the "
+                f"whole pipeline instead: dvc exp run --queue -S '{override.input_line}', then "
+                f"dvc exp run --run-all."
+            )
+
+
+def abandon() -> None:
+    """Close the run of this process's sweep as failed, if there is one."""
+    if SweepCallback.parent:
+        from image_classifier.sweeps import parent_run
+
+        parent_run.abandon(SweepCallback.parent)

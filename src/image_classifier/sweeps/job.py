@@ -1,0 +1,135 @@
+"""One training that Hydra started: a single run, or a job of a sweep.
+
+The test images play no part here. The threshold is chosen on the validation images and the model
+is registered, as `evaluate` does it in the pipeline.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from image_classifier.config.compose import CONF, typed
+from image_classifier.config.schema import Config
+from image_classifier.data.dataset import PreparedDataset, load_prepared
+from image_classifier.errors import InputError
+from image_classifier.evaluation.threshold import choose_threshold
+from image_classifier.project import paths
+from image_classifier.stages.train import (
+    Trained,
+    check_batch_size,
+    train_model,
+    upload_can_be_repeated,
+)
+from image_classifier.sweeps.claim_gpu import claim_gpu
+from image_classifier.training import identity, resume
+
+if TYPE_CHECKING:
+    import keras
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(composed: DictConfig) -> float:
+    """Train with what Hydra composed; return the best value of `training.monitor`."""
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    output = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return sweep_job(composed, overrides, output)
+    config = typed(composed)
+    if config.tracking.register_models != "each":
+        raise InputError(
+            f"tracking.register_models={config.tracking.register_models} is for sweeps: a single "
+            f"run registers its model."
+        )
+    dataset = load_prepared(config)
+    check_batch_size(config, dataset)
+    return train_and_register(config, dataset, output, overrides)
+
+
+def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
+    """Train one job of a sweep, unless it is finished already; return NaN when it fails.
+
+    The other jobs continue then, and the error is on the job's MLflow run.
+    """
+    from image_classifier.sweeps import parent_run  # imports MLflow
+    from image_classifier.tracking import connection
+
+    try:
+        config = typed(composed)
+        dataset = load_prepared(config)
+        check_batch_size(config, dataset)
+        monitor = config.training.monitor
+        key = identity.job_key(config, dataset)
+        value = connection.log_or_continue(partial(parent_run.finished_value, key, monitor))
+        if value is not None:
+            print(f"Finished before: {' '.join(overrides)}")
+            return value
+        claim_gpu()  # before TensorFlow is imported
+        stoppers = []
+        if config.training.stop_below_median:
+            from image_classifier.sweeps.median_stopping import MedianStopping
+
+            best_so_far = partial(parent_run.best_so_far_curves, monitor)
+            curves = connection.log_or_continue(best_so_far) or []
+            stoppers.append(MedianStopping(curves, monitor))
+        value = train_and_register(config, dataset, output, overrides, stoppers)
+        connection.log_or_continue(partial(parent_run.update_leader, monitor))
+        return value
+    except Exception as error:
+        expected = isinstance(error, InputError)  # its text is enough
+        logging.getLogger(__name__).error(
+            "Failed: %s: %s", " ".join(overrides), error, exc_info=not expected
+        )
+        with suppress(Exception):  # if MLflow fails, the log still has the error
+            parent_run.record_failure(overrides, error)
+        return float("nan")
+
+
+def train_and_register(
+    config: Config,
+    dataset: PreparedDataset,
+    output: Path,
+    overrides: Sequence[str],
+    more_stoppers: Sequence["keras.callbacks.Callback"] = (),
+) -> float:
+    """Train one model, choose its threshold, and register it; return its monitored value."""
+    from image_classifier.tracking import runs
+
+    with resume.claim(identity.training_key(config, dataset)) as state:
+        trained = train_model(config, dataset, output, state, overrides, more_stoppers)
+        with upload_can_be_repeated(state), runs.open_run(trained.run_id):
+            outcome = register(config, dataset, output / paths.MODEL, trained)
+        state.discard()
+    print(f"MLflow run {trained.run_id}, {outcome}.")
+    return trained.value
+
+
+def register(config: Config, dataset: PreparedDataset, folder: Path, trained: Trained) -> str:
+    """Choose the threshold and register the model; return what was done, in words.
+
+    `tracking.register_models` decides whether the model is registered, only stored, or neither.
+    """
+    from image_classifier.classifier import write_metadata
+    from image_classifier.tracking import registry, runs
+
+    classifier, validation = choose_threshold(trained.classifier, dataset, config.evaluation)
+    write_metadata(folder, classifier.metadata)
+    metrics = {f"validation_{name}": value for name, value in validation.metrics.items()}
+    if not runs.logged("validation_accuracy"):
+        runs.log_metrics(metrics, epoch=trained.progress.epochs)
+    match config.tracking.register_models:
+        case "none":
+            return "not stored"
+        case "best":
+            registry.store_for_later(dataset, folder, metrics)
+            return "stored"
+        case "each":
+            return f"registered as {registry.register(config, dataset, folder, metrics).uri}"

@@ -1,0 +1,260 @@
+"""The MLflow run of a sweep: its jobs are its children, and it names the best of them."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+
+from image_classifier.config.schema import Tracking, sign_of
+from image_classifier.sweeps.plots import plot_sweep
+from image_classifier.tracking import connection, registry, runs
+from image_classifier.tracking.runs import SWEEP_VARIABLE
+
+TIMINGS = ("train_seconds", "cpu_seconds", "stored_bytes")
+
+
+@dataclass(frozen=True)
+class BestJob:
+    """The best job of a sweep.
+
+    `value` is its value of the sweep's metric; `version` is a models:/ address, or empty.
+    """
+
+    name: str
+    run_id: str
+    value: float
+    version: str
+    overrides: list[str]
+
+
+@dataclass
+class SweepResult:
+    """How a sweep ended.
+
+    Attributes:
+        metric: The metric that compares the jobs.
+        finished: The number of finished jobs.
+        failed: The overrides of the other jobs, with the error.
+        costs: Sums over the finished jobs: `train_seconds`, `cpu_seconds`, `stored_bytes`.
+        best: The best job, or None when no job finished.
+    """
+
+    metric: str
+    finished: int
+    failed: dict[str, str]
+    costs: dict[str, float] = field(default_factory=dict)
+    best: BestJob | None = None
+
+
+def start(
+    experiment_name: str, key: str, overrides: Sequence[str], space: Sequence[str]
+) -> tuple[str, int]:
+    """Open the parent run of a sweep: a new run, or the run of the same sweep that did not finish.
+
+    Args:
+        experiment_name: The MLflow experiment.
+        key: Identifies the sweep: its command, settings and data.
+        overrides: The command's overrides.
+        space: The search space, one line for each setting.
+
+    Returns:
+        The run's id, and the number of its jobs that are finished already.
+    """
+    experiment = connection.experiment_id(experiment_name)
+    client = mlflow.MlflowClient()
+    left = client.search_runs(
+        [experiment],
+        f"tags.sweep_key = '{key}' AND attributes.status != 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    given = os.environ.pop("MLFLOW_RUN_ID", None)  # set by `mlflow run`: the jobs must not use it
+    if left and not given:
+        parent = left[0].info.run_id
+        client.update_run(parent, "RUNNING")
+        for child in children(parent):
+            if child.info.status == "RUNNING":  # its process died
+                client.set_terminated(child.info.run_id, "KILLED")
+        return parent, len(finished(parent))
+    parent = given or client.create_run(experiment).info.run_id
+    tags = {
+        "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
+        "sweep_key": key,
+        "search_space": "\n".join(space)[:5000],
+        **runs.provenance(),
+    }
+    for name, value in tags.items():
+        client.set_tag(parent, name, value)
+    return str(parent), 0
+
+
+def current() -> str | None:
+    """Return the run id of the sweep that this process works for, or None."""
+    return os.environ.get(SWEEP_VARIABLE)
+
+
+def children(parent: str) -> list[Run]:
+    """Return the runs of a sweep's jobs, including those that failed or were killed."""
+    experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
+    query = f"tags.`mlflow.parentRunId` = '{parent}'"
+    found: list[Run] = mlflow.search_runs([experiment], query, output_format="list")
+    return found
+
+
+def finished(parent: str) -> list[Run]:
+    """Return the finished jobs of a sweep, each once."""
+    done = [child for child in children(parent) if child.info.status == "FINISHED"]
+    return list({child.data.tags["job_key"]: child for child in done}.values())
+
+
+def finished_value(job_key: str, monitor: str) -> float | None:
+    """Return the best value of `monitor` of a job that the sweep finished before, or None."""
+    if (parent := current()) is None:
+        return None
+    connection.connect()
+    client = mlflow.MlflowClient()
+    done = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'FINISHED' "
+        f"AND tags.job_key = '{job_key}'",
+        max_results=1,
+    )
+    return float(done[0].data.metrics[f"best_{monitor}"]) if done else None
+
+
+def record_failure(overrides: Sequence[str], error: Exception) -> None:
+    """Create a failed run for a job that raised before it had a run."""
+    connection.connect()
+    parent, text = current(), json.dumps(list(overrides))
+    if parent is None or any(
+        child.data.tags.get("overrides") == text and child.info.status == "FAILED"
+        for child in children(parent)
+    ):
+        return
+    client = mlflow.MlflowClient()
+    tags = {
+        "mlflow.parentRunId": parent,
+        "mlflow.runName": runs.short(" ".join(overrides)),
+        "overrides": text,
+        "error": connection.describe(error),
+    }
+    run = client.create_run(client.get_run(parent).info.experiment_id, tags=tags)
+    client.set_terminated(run.info.run_id, "FAILED")
+
+
+def update_leader(monitor: str) -> None:
+    """Log the best result so far to the sweep's run, so that the MLflow UI shows it live."""
+    if parent := current():
+        done = finished(parent)
+        values = [child.data.metrics[f"best_{monitor}"] for child in done]
+        best = min(values, key=lambda value: sign_of(monitor) * value)
+        client = mlflow.MlflowClient()
+        client.log_metric(parent, f"best_{monitor}", best, step=len(done))
+        client.log_metric(parent, "jobs_finished", len(done), step=len(done))
+
+
+def best_so_far_curves(monitor: str) -> list[list[float]]:
+    """Return for each finished job of the sweep its best value so far, after every epoch."""
+    client, parent = mlflow.MlflowClient(), current()
+    curves = []
+    for child in finished(parent) if parent else []:
+        history = client.get_metric_history(child.info.run_id, f"best_{monitor}")
+        history.sort(key=lambda metric: (metric.step, metric.timestamp))
+        curves.append([metric.value for metric in history])
+    return curves
+
+
+def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
+    """Close a sweep's parent run: log its best job, a table, a plot and the costs.
+
+    Args:
+        parent: The run's id.
+        tracking: Whether the best model is registered now, and under which name.
+        folder: Where the table and the plot are written.
+    """
+    connection.connect()
+    client = mlflow.MlflowClient()
+    done = finished(parent)
+    done_overrides = {child.data.tags["overrides"] for child in done}
+    failed = {
+        " ".join(json.loads(child.data.tags["overrides"])): child.data.tags.get("error", "killed")
+        for child in children(parent)
+        if child.info.status != "FINISHED" and child.data.tags["overrides"] not in done_overrides
+    }
+    monitors = {child.data.params["training.monitor"] for child in done}
+    monitor = monitors.pop() if len(monitors) == 1 else "val_accuracy"
+    result = SweepResult(f"best_{monitor}", len(done), failed)
+    result.costs = {
+        name: sum(child.data.metrics.get(name, 0) for child in done) for name in TIMINGS
+    }
+    for name, value in result.costs.items():
+        client.log_metric(parent, f"sum_{name}", value)
+    client.log_metric(parent, "jobs_finished", len(done), step=len(done))
+    client.log_metric(parent, "jobs_failed", len(failed))
+    if done:
+        child = min(done, key=lambda child: rank(child.data.metrics, result.metric))
+        result.best = best_job(child, result.metric, tracking)
+        for key, value in asdict(result.best).items():
+            client.set_tag(parent, f"best.{key}", value)
+        for file in write_results(done, result.metric, folder):
+            client.log_artifact(parent, str(file), "sweep")
+    client.set_terminated(parent, "FAILED" if failed or not done else "FINISHED")
+    return result
+
+
+def rank(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """Return the sort key of a job, lowest first; the loss orders jobs with equal accuracies."""
+    return sign_of(metric) * metrics[metric], metrics["best_val_loss"]
+
+
+def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
+    """Return the best job; register its model, if only the best one is to be registered."""
+    version = child.data.tags.get("registered_version", "")
+    if tracking.register_models == "best" and not version:
+        version = registry.register_stored(
+            child.data.tags["stored_model"],
+            tracking.registered_model,
+            child.info.run_id,
+            json.loads(child.data.tags["version_tags"]),
+        ).uri
+    return BestJob(
+        name=child.info.run_name,
+        run_id=child.info.run_id,
+        value=child.data.metrics[metric],
+        version=version,
+        overrides=json.loads(child.data.tags["overrides"]),
+    )
+
+
+def write_results(done: Sequence[Run], metric: str, folder: Path) -> list[Path]:
+    """Write a table of the jobs, and a plot of the metric over what varies; return the files."""
+    names = sorted({name for child in done for name in child.data.params if "." in name})
+    varied = [name for name in names if len({child.data.params.get(name) for child in done}) > 1]
+    rows: list[dict[str, Any]] = [
+        {"run": child.info.run_name}
+        | {name: child.data.params.get(name, "") for name in varied}
+        | {name: child.data.metrics.get(name, "") for name in (metric, *TIMINGS)}
+        for child in done
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "results.csv"]
+    with files[0].open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if varied:
+        columns = {name: [str(row[name]) for row in rows] for name in varied}
+        files.append(folder / "results.png")
+        plot_sweep(columns, [row[metric] for row in rows], metric, files[1])
+    return files
+
+
+def abandon(parent: str) -> None:
+    """Close the parent run of a sweep that was ended, as failed."""
+    mlflow.MlflowClient().set_terminated(parent, "FAILED")

@@ -1,0 +1,121 @@
+"""Loads registered versions, after a check that their files are what was registered."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from image_classifier.errors import InputError
+from image_classifier.project import digests
+from image_classifier.tracking import connection
+from image_classifier.tracking.registry import DIGEST, Version
+from image_classifier.tracking.stored_models import stored_files
+
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier
+
+
+def load_classifier(uri: str) -> tuple["Classifier", Version]:
+    """Return the classifier of a registered version, and the version.
+
+    The code that is stored with the version is not run.
+
+    Args:
+        uri: models:/NAME/VERSION or models:/NAME@ALIAS.
+
+    Raises:
+        InputError: see `verified_files`.
+    """
+    from image_classifier.classifier import Classifier  # imports TensorFlow
+
+    with verified_files(uri) as (folder, version):
+        stored = mlflow.models.Model.load(str(folder)).flavors["python_function"]
+        return Classifier.load(folder / stored["artifacts"]["classifier"]["path"]), version
+
+
+def load_for_serving(
+    uri: str, limits: Mapping[str, int]
+) -> tuple[mlflow.pyfunc.PyFuncModel, Version]:
+    """Return a registered version as MLflow's scoring server takes it, and the version.
+
+    Args:
+        uri: models:/NAME/VERSION or models:/NAME@ALIAS.
+        limits: See `Serving.image_limits`; they replace the limits stored with the model.
+
+    Raises:
+        InputError: see `verified_files`.
+    """
+    with verified_files(uri) as (folder, version):
+        try:
+            return mlflow.pyfunc.load_model(str(folder), model_config=dict(limits)), version
+        except ImportError as error:
+            raise InputError(
+                f"{version.uri} was registered by another version of this package ({error}). "
+                f"`dvc repro -f -s evaluate` registers the current model again."
+            ) from None
+
+
+@contextmanager
+def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
+    """Yield a temporary folder with the files of a registered version, and the version.
+
+    None of its code runs before its digest is checked.
+
+    Args:
+        uri: models:/NAME/VERSION or models:/NAME@ALIAS.
+
+    Raises:
+        InputError: the address has another form, there is no such version, its files have changed,
+            or it was registered without a digest.
+    """
+    address = re.fullmatch(r"models:/([^/:@]+)(?:/(\d+)|@([^/:@]+))", uri)
+    if address is None:
+        raise InputError(f"{uri}: name the model as models:/NAME/VERSION or models:/NAME@ALIAS.")
+    name, number, alias = address.groups()
+    connection.connect()
+    client = mlflow.MlflowClient()
+    try:
+        found = (
+            client.get_model_version(name, number)
+            if number
+            else client.get_model_version_by_alias(name, alias)
+        )
+        version = Version(name, str(found.version), found.run_id, found.tags)
+        with stored_files(version.uri) as folder:
+            place = client.get_model_version_download_uri(name, version.version)
+            check_digest(version, digests.of_folder(folder), place)
+            yield folder, version
+    except MlflowException as error:
+        advice = (
+            f". Run `dvc repro` to promote a champion, or name a version: --model models:/{name}/1"
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+            else ""
+        )
+        raise InputError(f"{uri} cannot be loaded: {error.message.rstrip('.')}{advice}.") from None
+    except OSError as error:
+        raise InputError(f"{uri} cannot be loaded: {error}") from None
+
+
+def check_digest(version: Version, digest: str, place: str) -> None:
+    """Compare the digest of a version's files with the one it was registered with.
+
+    Raises:
+        InputError: they differ, or the version has no digest.
+    """
+    expected = version.tags.get(DIGEST)
+    if expected is None:
+        raise InputError(
+            f"{version.uri} has no tag {DIGEST}, so its files in {place} cannot be verified. "
+            f"Train the model again, or, if you trust these files, set its tag {DIGEST} to "
+            f"{digest}."
+        )
+    if digest != expected:
+        raise InputError(
+            f"{version.uri} was not loaded: its files in {place} are not what was registered "
+            f"(SHA-256 {digest}, expected {expected}). Restore them from a backup, or train the "
+            f"model again."
+        )

@@ -1,0 +1,35 @@
+"""What identifies a training: the digest of everything that decides its weights."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from image_classifier.config.schema import Config
+from image_classifier.data.dataset import PreparedDataset
+from image_classifier.project import digests
+
+SECTIONS = {"image", "augmentation", "model", "optimizer", "training"}  # decide the weights
+
+
+def job_key(config: Config, dataset: PreparedDataset) -> str:
+    """Return the SHA-256 of a training's settings and data: jobs with the same key are equal."""
+    settings = config.model_dump(include=SECTIONS)
+    text = json.dumps([settings, dataset.classes, dataset.digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training_key(config: Config, dataset: PreparedDataset) -> str:
+    """Return a digest of all that decides the weights to the last bit, as 32 hexadecimal digits.
+
+    Besides `job_key`: the versions of TensorFlow and Keras, the number of threads, and the source
+    of this package's folder `training`.
+    """
+    import keras  # imports TensorFlow
+    import tensorflow as tf
+
+    from image_classifier.training import devices
+
+    job = job_key(config, dataset)
+    code = digests.of_folder(Path(__file__).parent)
+    text = f"{job} {tf.__version__} {keras.__version__} {devices.threads()} {code}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,63 @@
+"""How far a training has come, and which of its epochs is the best."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from image_classifier.config.schema import Training, sign_of
+
+
+@dataclass
+class Progress:
+    """How far a training has come, in all its attempts.
+
+    Attributes:
+        history: `loss`, `accuracy`, `val_loss` and `val_accuracy`, one value for each epoch.
+        stopped: Whether the training ended before its last epoch.
+        timings: Seconds spent so far; see `Timings`.
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+    stopped: bool = False
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """The number of finished epochs."""
+        return len(self.history.get("loss", []))
+
+    def done(self, training: Training) -> bool:
+        """Return whether no epoch is left."""
+        return self.stopped or self.epochs >= training.epochs
+
+    def best(self, training: Training, epochs: int | None = None) -> tuple[int, float]:
+        """Return the best of the first epochs, or of all, and its monitored value.
+
+        The first of several equal epochs is the best. An epoch whose loss is NaN is never the
+        best, although its accuracy can be 1.
+
+        Returns:
+            The epoch, counted from 1, and its value of `training.monitor`; 0 and NaN when the loss
+            of every epoch is NaN.
+        """
+        diverged = np.isnan(self.history["val_loss"][:epochs])
+        values = np.where(diverged, np.nan, self.history[training.monitor][:epochs])
+        if np.isnan(values).all():
+            return 0, float("nan")
+        best = int(np.nanargmin(sign_of(training.monitor) * values))
+        return best + 1, float(values[best])
+
+    def epoch_metrics(self, training: Training, epoch: int) -> dict[str, float]:
+        """Return the metrics of an epoch, counted from 1, and those of the best epoch so far."""
+        history = {name: values[:epoch] for name, values in self.history.items()}
+        best = max(1, self.best(training, epoch)[0])
+        # The best loss comes first: MLflow's comparison opens on the first metric, and with some
+        # dozens of validation images many epochs have the same accuracy.
+        return {
+            "best_val_loss": history["val_loss"][best - 1],
+            "best_val_accuracy": history["val_accuracy"][best - 1],
+            "train_accuracy": history["accuracy"][-1],
+            "train_loss": history["loss"][-1],
+            "val_accuracy": history["val_accuracy"][-1],
+            "val_loss": history["val_loss"][-1],
+        }
