@@ -7,9 +7,9 @@ import keras
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 from image_classifier import paths
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.schema import Config
-from image_classifier.training import models
+from image_classifier.training import architectures
 
 BATCH = 32
 SIZE = (200, 200)
@@ -46,13 +46,13 @@ def test_generator(classes: int) -> Any:
 
 def model(settings: Config, dataset: PreparedDataset) -> keras.Model:
     """Return the article's compiled CNN for the generator's images, which are rescaled already."""
-    built = models.build(settings.model, settings.image.shape, len(dataset.classes))
+    built = architectures.build(settings.model, settings.image.shape, len(dataset.classes))
     inputs = keras.Input(settings.image.shape)
     x = inputs
     for layer in built.layers[2:]:  # without the input and the rescaling
         x = layer(x)
     result = keras.Model(inputs, x)
-    models.compile_for_training(result, settings.optimizer, 1)
+    architectures.compile_for_training(result, settings.optimizer, 1)
     return result
 
 

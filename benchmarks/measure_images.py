@@ -14,9 +14,9 @@ from comparison import Row, compare, in_turn, seconds
 from PIL import Image
 
 from image_classifier import paths
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.images import decode
-from image_classifier.schema import Config
 from image_classifier.training import batches
 
 

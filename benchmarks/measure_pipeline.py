@@ -27,7 +27,7 @@ def measure_sweep(project: Project, overrides: list[str], repeats: int) -> Row:
     """Eight jobs of compact in one process, against what `fit` itself took in them."""
     client = mlflow.MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     seeds = ",".join(map(str, range(8)))
-    command = [sys.executable, "-m", "image_classifier.train", "--multirun", *overrides]
+    command = [sys.executable, "-m", "image_classifier", "train", "--multirun", *overrides]
     rounds = []
     for _ in range(repeats):
         wall = seconds(lambda: project.run(*command, "model=compact", f"training.seed={seeds}"))

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from functools import partial
 
 from comparison import Row, compare, in_turn, seconds
+from image_classifier.serving.answer import answers
 from project import Project
 
 from image_classifier.classifier import Classifier
-from image_classifier.serving.answer import answers
 
 CLIENTS = 8
 # the commands, up to the model's address
-OURS = [sys.executable, "-m", "image_classifier.serve", "--model"]
+OURS = [sys.executable, "-m", "image_classifier", "serve", "--model"]
 MLFLOWS = ["mlflow", "models", "serve", "--env-manager", "local", "--model-uri"]
 
 

@@ -15,8 +15,8 @@ import keras
 import tensorflow as tf
 from comparison import Row, compare, in_turn
 
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.schema import Config
 from image_classifier.tracking import runs
 from image_classifier.training import fitting
 from image_classifier.training.checkpoint import Progress

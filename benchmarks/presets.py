@@ -17,11 +17,11 @@ import numpy as np
 from project import Project
 from run import dataset_overrides
 
-from image_classifier import classifier, config
-from image_classifier.config import CONF
+from image_classifier import classifier
+from image_classifier.config import CONF, compose
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.evaluation import metrics, probes
-from image_classifier.schema import Config
 from image_classifier.training import checkpoint, fitting, job
 from image_classifier.training.augmentation import DRAWS, augment
 
@@ -87,7 +87,7 @@ def main() -> None:
             rows = []
             for seed in range(arguments.seeds):
                 choice = [*overrides, f"augmentation={name}", f"training.seed={seed}"]
-                settings = config.from_hydra(config.compose(choice))
+                settings = compose.config_of(*choice)
                 rows.append(measure(settings, load_prepared(settings), work))
             values = " | ".join(f"{value:.3f}" for value in np.mean(rows, axis=0))
             print(f"| {name} | {values} |", flush=True)

@@ -35,7 +35,7 @@ class Project:
 
     def configure(self, *overrides: str) -> None:
         """Write params.yaml with other settings."""
-        text = self.run(sys.executable, "-m", "image_classifier.config", *overrides)
+        text = self.run(sys.executable, "-m", "image_classifier", "config", *overrides)
         (self.folder / "params.yaml").write_text(text)
 
     def run(self, *command: str) -> str:

@@ -25,7 +25,7 @@ from measure_serving import measure_serving
 from measure_training import measure_epochs, measure_time_to_accuracy
 from project import ROOT, Project
 
-from image_classifier import config
+from image_classifier.config import compose
 from image_classifier.data.dataset import load_prepared
 
 
@@ -48,7 +48,7 @@ def measure(folder: Path, work: Path, repeats: int) -> Iterator[Row]:
     project = Project(work / "project", *overrides)
     project.run("dvc", "repro")
     os.chdir(project.folder)
-    settings = config.from_hydra(config.compose([*overrides, "model=article"]))
+    settings = compose.config_of(*overrides, "model=article")
     dataset = load_prepared(settings)
     yield measure_nothing_to_do(project, repeats)
     yield from measure_serving(project, repeats)

@@ -17,9 +17,9 @@ import article
 import keras
 import numpy as np
 
-from image_classifier import config
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
-from image_classifier.schema import Config
 from image_classifier.training import checkpoint, fitting, job
 
 ACCURACY = 0.9731
@@ -100,8 +100,8 @@ def run_compact(started: float, settings: Config) -> None:
 
 if __name__ == "__main__":
     way, seed, started, *overrides = sys.argv[1:]
-    composed = config.compose([*overrides, f"model={way}", f"training.seed={seed}"])
+    composed = compose.compose([*overrides, f"model={way}", f"training.seed={seed}"])
     if way == "article":
-        run_article(int(seed), float(started), config.from_hydra(composed))
+        run_article(int(seed), float(started), compose.typed(composed))
     else:
-        run_compact(float(started), config.from_hydra(composed))
+        run_compact(float(started), compose.typed(composed))

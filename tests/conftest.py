@@ -87,12 +87,10 @@ class Project:
         )
         return result.stdout
 
-    def module(self, name: str, *arguments: str, code: int = 0, **environment: str) -> str:
-        """Run a module of the package here."""
-        python = sys.executable
-        return self.run(
-            python, "-m", f"image_classifier.{name}", *arguments, code=code, **environment
-        )
+    def command(self, name: str, *arguments: str, code: int = 0, **environment: str) -> str:
+        """Run a command of the package here."""
+        words = [sys.executable, "-m", "image_classifier", name, *arguments]
+        return self.run(*words, code=code, **environment)
 
     def read(self, path: str) -> dict:
         """Read a JSON file here."""
@@ -125,7 +123,7 @@ def new_project(folder: Path, *overrides: str) -> Project:
     project = Project(folder)
     project.run("git", "init", "--quiet")
     params = subprocess.run(
-        [sys.executable, "-m", "image_classifier.config", *overrides],
+        [sys.executable, "-m", "image_classifier", "config", *overrides],
         cwd=folder,
         env=project.environment,
         capture_output=True,
@@ -264,21 +262,18 @@ def run_stages(folder: Path, *stages: str, before: str = "") -> dict[str, str]:
         What each stage ended with: its message, or nothing where it went through.
     """
     code = f"""
-import json, os, resource, sys
+import contextlib, io, json, os, resource, sys
 import PIL.Image
-from image_classifier import {", ".join(stages)}
-from image_classifier.command_line import run_stage
+from image_classifier.__main__ import main
+from image_classifier.stages import {", ".join(stages)}
 PIL.Image.init()
 {before}
-sys.argv = ["stage"]
 ends = {{}}
-for module in ({", ".join(stages)},):
-    name = module.__name__.rpartition(".")[2]
-    try:
-        run_stage(getattr(module, name))
-        ends[name] = ""
-    except SystemExit as end:
-        ends[name] = end.code
+for name in {stages!r}:
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        code = main([name])
+    ends[name] = errors.getvalue().strip() if code else ""
 print(json.dumps(ends))
 """
     result = subprocess.run(

@@ -1,14 +1,14 @@
 import numpy as np
 
-from image_classifier import config
+from image_classifier.config import compose
+from image_classifier.config.schema import Augmentation
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.schema import Augmentation
 from image_classifier.training.augmentation import DRAWS as NUMBERS
 from image_classifier.training.augmentation import augment
 
 
 def augmentation(*overrides: str) -> Augmentation:
-    return config.from_hydra(config.compose(overrides)).augmentation
+    return compose.config_of(*overrides).augmentation
 
 
 ARTICLE = augmentation()
@@ -110,7 +110,7 @@ def test_grey_takes_the_colours_away():
 
 
 def test_every_preset_keeps_shape_and_type(dataset: PreparedDataset):
-    for preset in (config.CONF / "augmentation").glob("*.yaml"):
+    for preset in (compose.CONF / "augmentation").glob("*.yaml"):
         settings = augmentation(f"augmentation={preset.stem}")
         for image in (dataset.images[0], dataset.images[0][:, :, :1]):
             result = augment(image, settings, DRAWS[0])

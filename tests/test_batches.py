@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from image_classifier import config
+from image_classifier.config import compose
+from image_classifier.config.schema import Augmentation
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.schema import Augmentation
 from image_classifier.training import batches
 from image_classifier.training.augmentation import DRAWS
 
 
 def augmentation(*overrides: str) -> Augmentation:
-    return config.from_hydra(config.compose(overrides)).augmentation
+    return compose.config_of(*overrides).augmentation
 
 
 ARTICLE = augmentation()

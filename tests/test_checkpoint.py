@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from image_classifier import config
-from image_classifier.schema import Config, Training
-from image_classifier.training import models
+from image_classifier.config import compose
+from image_classifier.config.schema import Config, Training
+from image_classifier.training import architectures
 from image_classifier.training.checkpoint import (
     Checkpoint,
     Progress,
@@ -21,12 +21,12 @@ LABELS = np.array([[0], [1]])
 
 
 def settings(*overrides: str) -> Config:
-    return config.from_hydra(config.compose(["image.height=32", "image.width=32", *overrides]))
+    return compose.config_of("image.height=32", "image.width=32", *overrides)
 
 
 def compiled() -> keras.Model:
-    model = models.build(settings().model, (32, 32, 3), 2)
-    models.compile_for_training(model, settings("optimizer=article").optimizer, 1)
+    model = architectures.build(settings().model, (32, 32, 3), 2)
+    architectures.compile_for_training(model, settings("optimizer=adam_constant").optimizer, 1)
     return model
 
 
@@ -60,7 +60,7 @@ def test_the_best_epoch_is_kept_besides_the_last(
     callback.on_train_end()
     last = len(values)
     assert set(tmp_path.iterdir()) == {epoch_file(tmp_path, n) for n in (best + 1, last)}
-    kept = models.build(settings().model, (32, 32, 3), 2)
+    kept = architectures.build(settings().model, (32, 32, 3), 2)
     assign_weights(kept, tmp_path, best + 1)
     assert kept.predict(IMAGES, verbose=0) == pytest.approx(outputs[best], abs=1e-6)
 

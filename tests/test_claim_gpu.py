@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
-from image_classifier.training.claim_gpu import VARIABLE
+from image_classifier.sweeps.claim_gpu import VARIABLE
 
 CODE = (
-    "import os, sys; from image_classifier.training.claim_gpu import claim_gpu; claim_gpu(); "
+    "import os, sys; from image_classifier.sweeps.claim_gpu import claim_gpu; claim_gpu(); "
     "claim_gpu(); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 )
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from image_classifier import config
+from image_classifier.config import compose
+from image_classifier.config.messages import explain_composition
 from image_classifier.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -18,8 +19,8 @@ def values() -> dict:
 
 
 def test_params_yaml_is_what_conf_composes():
-    composed = config.from_hydra(config.compose())
-    assert config.load(ROOT / "params.yaml") == composed, "run `make params`"
+    composed = compose.config_of()
+    assert compose.load(ROOT / "params.yaml") == composed, "run `make params`"
 
 
 @pytest.mark.parametrize(
@@ -32,19 +33,19 @@ def test_every_choice_of_a_group_composes(group: str):
             "git": ["dataset.name=pets", "dataset.url=https://example.com/pets.git"],
             "folder": ["dataset.name=pets", "dataset.path=/pets"],
         }.get(path.stem, [])
-        config.from_hydra(config.compose([f"{group}={path.stem}", *needed]))
+        compose.config_of(f"{group}={path.stem}", *needed)
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name(values: dict):
     values["optimizer"]["lerning_rate"] = 0.1
     with pytest.raises(InputError, match=r"optimizer\.lerning_rate.*optimizer\.learning_rate"):
-        config.validate(values)
+        compose.validate(values)
 
 
 def test_a_key_of_the_other_model_is_refused(values: dict):
     values["model"]["dense_units"] = 3
     with pytest.raises(InputError, match=r"model\.dense_units: no such key"):
-        config.validate(values)
+        compose.validate(values)
 
 
 @pytest.mark.parametrize(
@@ -67,24 +68,24 @@ def test_a_key_of_the_other_model_is_refused(values: dict):
 def test_a_bad_value_is_refused_by_name(values: dict, section: str, key: str, value: object):
     values[section][key] = value
     with pytest.raises(InputError, match=section):
-        config.validate(values)
+        compose.validate(values)
 
 
 def test_a_dataset_has_one_source(values: dict):
     values["dataset"]["url"] = "https://example.com/x.git"
     with pytest.raises(InputError, match=r"dataset\.path.*dataset\.url"):
-        config.validate(values)
+        compose.validate(values)
 
 
 def test_all_problems_are_told_at_once(values: dict):
     values["training"]["epochs"] = 0
     values["split"]["seed"] = -1
     with pytest.raises(InputError, match=r"(?s)split\.seed.*training\.epochs"):
-        config.validate(values)
+        compose.validate(values)
 
 
 def test_the_articles_hyperparameters_are_the_article_model_and_the_defaults():
-    settings = config.from_hydra(config.compose(["model=article"]))
+    settings = compose.config_of("model=article")
     assert settings.model.model_dump() == {
         "name": "article",
         "filters": [32, 64],
@@ -111,14 +112,14 @@ def test_the_reference_of_all_settings_is_what_conf_and_the_types_say():
 def test_a_model_without_a_name_is_told(values: dict):
     del values["model"]["name"]
     with pytest.raises(InputError, match=r"model\.name is missing"):
-        config.validate(values)
+        compose.validate(values)
     values["model"]["name"] = "compactt"
     with pytest.raises(InputError, match=r"model\.name: expected 'article' or 'compact', got '"):
-        config.validate(values)
+        compose.validate(values)
 
 
 def test_a_launcher_that_is_not_installed_is_told_with_where_to_look():
     with pytest.raises(HydraException) as caught:
-        config.compose(["hydra/launcher=dask"])
-    assert "Could not find 'hydra/launcher/dask': install" in config.explain(caught.value)
-    assert "conf/launch" in config.explain(caught.value)
+        compose.compose(["hydra/launcher=dask"])
+    assert "Could not find 'hydra/launcher/dask': install" in explain_composition(caught.value)
+    assert "conf/launch" in explain_composition(caught.value)

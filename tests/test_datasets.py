@@ -19,10 +19,10 @@ def test_three_classes_without_a_split_go_all_the_way(
     metrics = project.read("build/evaluate/metrics.json")
     assert {"accuracy", "balanced_accuracy", "f1_macro", "roc_auc_macro"} <= set(metrics)
     assert metrics["accuracy"] > 0.6  # chance is a third
-    output = project.module("predict", str(shapes / "blue, dark"))
+    output = project.command("predict", str(shapes / "blue, dark"))
     lines = re.findall(r"^(?:blue, dark|green|red) +[01]\.\d+ +[01]\.\d+ +[01]\.\d+ ", output, re.M)
     assert len(lines) == 12
-    assert "shapes-classifier@champion" in project.module("summary")
+    assert "shapes-classifier@champion" in project.command("summary")
 
 
 def test_ones_own_images_replace_the_embedded_ones(
@@ -36,8 +36,9 @@ def test_ones_own_images_replace_the_embedded_ones(
     project.commit()
     project.run("cp", "-r", str(shapes), "data")
     project.run("dvc", "add", "data")
-    params = project.module("config", *SHRUNK, "dataset.name=shapes", "dataset.positive_class=null",
-                            "training.epochs=1")  # fmt: skip
+    params = project.command(
+        "config", *SHRUNK, "dataset.name=shapes", "dataset.positive_class=null", "training.epochs=1"
+    )
     (project.folder / "params.yaml").write_text(params)
     project.commit()
     project.run("dvc", "repro", "prepare")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from image_classifier import config
 from image_classifier.classifier import scaled
+from image_classifier.config import compose
 from image_classifier.evaluation import decision
 from image_classifier.evaluation.metrics import cross_entropy
 
@@ -12,7 +12,7 @@ PROBABILITIES = np.stack([1 - POSITIVE, POSITIVE], axis=1)
 
 
 def choose(*overrides: str) -> tuple[float, float]:
-    evaluation = config.from_hydra(config.compose(overrides)).evaluation
+    evaluation = compose.config_of(*overrides).evaluation
     return decision.choose(evaluation, LABELS, PROBABILITIES)
 
 

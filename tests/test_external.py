@@ -8,15 +8,16 @@ import pytest
 from PIL import Image
 
 from conftest import Project, copy_of
-from image_classifier import config, paths
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.errors import InputError
-from image_classifier.external import external
-from image_classifier.schema import Config
+from image_classifier.project import paths
+from image_classifier.stages.external import external
 from phantoms.drawing import phantom
 
 
 def settings(*overrides: str) -> Config:
-    return config.from_hydra(config.compose(overrides))
+    return compose.config_of(*overrides)
 
 
 @pytest.fixture

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier import config, paths
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.errors import InputError
-from image_classifier.fetch import fetch
-from image_classifier.schema import Config
+from image_classifier.project import paths
+from image_classifier.stages.fetch import fetch
 
 
 def settings(*overrides: str) -> Config:
-    return config.from_hydra(config.compose(overrides))
+    return compose.config_of(*overrides)
 
 
 def git(folder: Path, *command: str) -> str:

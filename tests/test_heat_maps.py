@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from conftest import choices
-from image_classifier import classifier, config
+from image_classifier import classifier
+from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 from image_classifier.evaluation import heat_maps
-from image_classifier.training import batches, models
+from image_classifier.training import architectures, batches
 from phantoms.drawing import phantom
 
 LEFT, RIGHT = (0.3, 0.5), (0.7, 0.5)
@@ -39,12 +40,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
         for i, x in enumerate(labels)
     ]
     dataset = PreparedDataset(rows, file, np.array(labels), ["0", "1"], "", {})
-    settings = config.from_hydra(config.compose([
+    settings = compose.config_of(
         f"image.height={SIDE}", f"image.width={SIDE}", "image.channels=1", "model.stem_stride=2",
-    ]))  # fmt: skip
-    model = models.build(settings.model, settings.image.shape, 2)
+    )  # fmt: skip
+    model = architectures.build(settings.model, settings.image.shape, 2)
     epochs, steps = 12, batches.steps_per_epoch(160, 16)
-    models.compile_for_training(model, settings.optimizer, steps * epochs)
+    architectures.compile_for_training(model, settings.optimizer, steps * epochs)
     data = batches.training_batches(dataset, settings.augmentation, 16, 0, range(epochs))
     model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
     return classifier.Classifier(
@@ -75,12 +76,12 @@ def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Clas
 @pytest.mark.parametrize("name", choices("model"))
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_model_can_be_explained_for_every_class(name: str, classes: int):
-    settings = config.from_hydra(
-        config.compose([f"model={name}", "image.height=32", "image.width=40"])
+    settings = compose.typed(
+        compose.compose([f"model={name}", "image.height=32", "image.width=40"])
     )
     labels = [str(i) for i in range(classes)]
     model = classifier.Classifier(
-        models.build(settings.model, (32, 40, 3), classes),
+        architectures.build(settings.model, (32, 40, 3), classes),
         classifier.Settings(labels, 0.5, 1.0, 32, 40, 3, ""),
     )
     images = np.random.default_rng(0).integers(0, 255, (classes, 32, 40, 3), dtype=np.uint8)
@@ -100,6 +101,6 @@ def test_an_overlay_leaves_cold_places_as_they_are():
 
 def test_predict_writes_a_heat_map_of_each_image(project, tmp_path: Path):
     files = sorted((project.folder / "data/test/COVID19").glob("*.jpg"))[:2]
-    project.module("predict", *map(str, files), "--explain", str(tmp_path / "maps"))
+    project.command("predict", *map(str, files), "--explain", str(tmp_path / "maps"))
     written = sorted((tmp_path / "maps").glob("*.png"))
     assert [path.stem.split("_", 1)[1] for path in written] == [path.stem for path in files]

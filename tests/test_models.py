@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 
 from conftest import choices
-from image_classifier import config, schema
-from image_classifier.training import models
+from image_classifier.config import compose, schema
+from image_classifier.training import architectures
 
 CONSTANT = schema.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
 
 
 def build(*overrides: str, classes: int = 2) -> keras.Model:
-    settings = config.from_hydra(config.compose(overrides))
-    return models.build(settings.model, settings.image.shape, classes)
+    settings = compose.config_of(*overrides)
+    return architectures.build(settings.model, settings.image.shape, classes)
 
 
 def test_the_articles_model_has_the_articles_parameters_and_layers():
@@ -53,7 +53,7 @@ def test_rescaling_is_part_of_the_model():
 def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
     for _ in range(2):
         model = build("image.height=32", "image.width=32", classes=classes)
-        models.compile_for_training(model, CONSTANT, 1)
+        architectures.compile_for_training(model, CONSTANT, 1)
         images = np.zeros((4, 32, 32, 3), np.uint8)
         history = model.fit(images, np.zeros((4, 1)), verbose=0).history
         assert set(history) == {"accuracy", "loss"}
@@ -62,7 +62,7 @@ def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
 def test_a_cosine_schedule_falls_to_zero_over_the_training():
     model = build("image.height=32", "image.width=32")
     cosine = schema.Optimizer(name="adam", learning_rate=0.01, schedule="cosine")
-    models.compile_for_training(model, cosine, steps=4)
+    architectures.compile_for_training(model, cosine, steps=4)
     rates = []
     for _ in range(4):
         rates.append(float(model.optimizer.learning_rate))
@@ -72,10 +72,10 @@ def test_a_cosine_schedule_falls_to_zero_over_the_training():
 
 
 def test_float16_arithmetic_keeps_float32_weights_and_probabilities():
-    settings = config.from_hydra(config.compose(["image.height=32", "image.width=32"]))
-    model = models.build(settings.model, settings.image.shape, 2, "mixed_float16")
+    settings = compose.config_of("image.height=32", "image.width=32")
+    model = architectures.build(settings.model, settings.image.shape, 2, "mixed_float16")
     assert {layer.compute_dtype for layer in model.layers[1:-1]} == {"float16"}
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
     assert model.output.dtype == "float32"
-    after = models.build(settings.model, settings.image.shape, 2)
+    after = architectures.build(settings.model, settings.image.shape, 2)
     assert {layer.compute_dtype for layer in after.layers[1:]} == {"float32"}

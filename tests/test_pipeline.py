@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from conftest import SHRUNK, Project, copy_of
-from image_classifier import config
+from image_classifier.config import compose
 
 
 def run_of(project: Project) -> mlflow.entities.Run:
@@ -32,7 +32,7 @@ def stages_to_run(project: Project, *overrides: str) -> list[str]:
     params = project.folder / "params.yaml"
     before = params.read_text()
     try:
-        params.write_text(project.module("config", *SHRUNK, *overrides))
+        params.write_text(project.command("config", *SHRUNK, *overrides))
         changed = re.findall(r"^(\w+):$", project.run("dvc", "status"), flags=re.MULTILINE)
     finally:
         params.write_text(before)
@@ -78,7 +78,7 @@ def test_a_changed_setting_runs_only_what_it_changes(project: Project, override:
 
 def test_the_run_has_every_hyperparameter(project: Project):
     params = run_of(project).data.params
-    settings = config.flatten(config.load(project.folder / "params.yaml"))
+    settings = compose.flatten(compose.load(project.folder / "params.yaml"))
     for key, value in settings.items():
         if not key.startswith(("evaluation", "promotion", "serving")):
             assert params[key] == str(value), key
@@ -202,28 +202,25 @@ def test_nothing_unfinished_is_left(project: Project):
 
 
 def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
-    output = project.module("summary")
+    output = project.command("summary")
     accuracy = project.read("build/evaluate/metrics.json")["accuracy"]
     assert f"accuracy {accuracy:.4f}" in output
     assert max(map(len, output.splitlines())) < 125
     assert "synthetic" in output
-    assert (
-        "python -m image_classifier.serve --model models:/synthetic-xray-classifier@champion"
-        in output
-    )
+    assert "image-classifier serve --model models:/synthetic-xray-classifier@champion" in output
     assert "params.yaml is not what conf/ composes" in output  # it is shrunk
 
 
 def test_stages_that_do_not_train_load_neither_tensorflow_nor_mlflow(project: Project):
     code = (
         "import sys; sys.argv = ['x']; from image_classifier import {0}, config; "
-        "{0}.{0}(config.load()); "
+        "{0}.{0}(compose.load()); "
         "sys.exit(' '.join({{'tensorflow', 'keras', 'mlflow'}} & set(sys.modules)) or 0)"
     )
     for stage in ("split", "prepare"):
         project.run(sys.executable, "-c", code.format(stage))
     for module in ("train", "predict", "serve", "fetch", "evaluate", "promote"):
-        command = [sys.executable, "-X", "importtime", "-m", f"image_classifier.{module}"]
+        command = [sys.executable, "-X", "importtime", "-m", "image_classifier", module]
         imports = project.run(*command, "--help")
         assert not re.search(r"\| +(tensorflow|keras|mlflow)$", imports, re.MULTILINE), module
 

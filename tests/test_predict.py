@@ -7,7 +7,7 @@ def test_broken_files_are_skipped_with_a_message_and_an_exit_code(project: Proje
     (tmp_path / "broken.jpg").write_text("no picture")
     whole = next((project.folder / "data" / "test" / "NORMAL").glob("*.jpg"))
     (tmp_path / "a whole one.jpg").write_bytes(whole.read_bytes())
-    output = project.module("predict", str(tmp_path), code=1)
+    output = project.command("predict", str(tmp_path), code=1)
     assert f"skipped {tmp_path / 'broken.jpg'}: not an image file" in output
     assert "a whole one.jpg" in output
     assert "1 of 2 files skipped" in output
@@ -15,20 +15,20 @@ def test_broken_files_are_skipped_with_a_message_and_an_exit_code(project: Proje
 
 def test_the_model_that_answers_is_named_with_its_threshold(project: Project):
     picture = next((project.folder / "data").rglob("*.jpg"))
-    output = project.module("predict", str(picture), "--threshold", "0.3")
+    output = project.command("predict", str(picture), "--threshold", "0.3")
     version = project.read("build/promote/decision.json")["version"]
     model = f"models:/synthetic-xray-classifier/{version}"
     assert f"{model}: COVID19 from a probability of 0.3\n" in output
 
 
 def test_a_missing_file_and_a_missing_model_are_refused(project: Project):
-    assert "no such file" in project.module("predict", "nowhere.jpg", code=1)
+    assert "no such file" in project.command("predict", "nowhere.jpg", code=1)
     picture = next((project.folder / "data").rglob("*.jpg"))
-    output = project.module("predict", str(picture), "--model", "models:/nothing@champion", code=1)
+    output = project.command("predict", str(picture), "--model", "models:/nothing@champion", code=1)
     assert "models:/nothing@champion cannot be loaded" in output
     assert "`dvc repro` makes a champion" in output
     assert "Traceback" not in output
     # a model that the gate refused has versions, and no champion
     alias = "models:/synthetic-xray-classifier@other"
-    output = project.module("predict", str(picture), "--model", alias, code=1)
+    output = project.command("predict", str(picture), "--model", alias, code=1)
     assert "loaded by its number, as --model models:/synthetic-xray-classifier/1" in output

@@ -13,12 +13,14 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from image_classifier import classifier, config, paths
+from image_classifier import classifier
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest, write_manifest
 from image_classifier.errors import InputError
-from image_classifier.promote import below_floors, promote, rollback
-from image_classifier.schema import Config
+from image_classifier.project import paths
+from image_classifier.stages.promote import below_floors, promote, rollback
 from image_classifier.tracking import registry as models
 from image_classifier.tracking import runs
 
@@ -54,7 +56,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def settings(name: str, *overrides: str) -> Config:
-    return config.from_hydra(config.compose([f"tracking.registered_model={name}", *overrides]))
+    return compose.config_of(f"tracking.registered_model={name}", *overrides)
 
 
 def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
@@ -154,7 +156,7 @@ def test_of_two_promotions_at_once_the_second_meets_the_new_champion(
         evaluated(name, 0.5)  # as good as each other, and better than the champion
         clones.append(Path(shutil.copytree(empty_project, f"{empty_project}-{number}")))
         (clones[-1] / "params.yaml").write_text(OmegaConf.to_yaml(settings(name).model_dump()))
-    command = [sys.executable, "-m", "image_classifier.promote"]
+    command = [sys.executable, "-m", "image_classifier", "promote"]
     processes = [subprocess.Popen(command, cwd=clone) for clone in clones]
     assert [process.wait() for process in processes] == [0, 0]
     decisions = [json.loads((clone / paths.DECISION).read_text()) for clone in clones]

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from conftest import Project
-from image_classifier.reproduce import compare
+from image_classifier.commands.reproduce import compare
 from image_classifier.tracking.runs import Record
 
 
 def test_a_run_is_repeated_to_the_last_bit(project: Project):
     run_id = project.read("build/train/run.json")["run_id"]
-    output = project.module("reproduce", run_id)
+    output = project.command("reproduce", run_id)
     assert "weights  equal" in output
     assert re.search(r"metrics  (\d+) of \1 equal to the last bit", output)
     assert "DIFFERENT" not in output
@@ -32,6 +32,6 @@ def test_a_difference_is_told(capsys: pytest.CaptureFixture):
 
 
 def test_an_unknown_run_is_refused(project: Project):
-    output = project.module("reproduce", "0" * 32, code=1)
+    output = project.command("reproduce", "0" * 32, code=1)
     assert "cannot be read" in output
     assert "Traceback" not in output

@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 from conftest import Project, running_server
-from image_classifier import config
+from image_classifier.config import compose
+from image_classifier.config.schema import Serving
 from image_classifier.data.images import decode
-from image_classifier.schema import Serving
 
 MODEL = "models:/synthetic-xray-classifier@champion"
 
@@ -58,7 +58,7 @@ def test_http_command_line_and_keras_agree(project: Project, url: str, pictures:
     assert status == 200
     served = np.array([p["probabilities"]["COVID19"] for p in answer["predictions"]])
 
-    output = project.module("predict", "--csv", *map(str, pictures))
+    output = project.command("predict", "--csv", *map(str, pictures))
     table = list(csv.DictReader(io.StringIO(output[output.index("path,label,") :])))
     printed = np.array([float(row["p_COVID19"]) for row in table])
     assert [row["path"] for row in table] == [str(path) for path in pictures]
@@ -81,7 +81,7 @@ def test_a_request_can_have_its_own_threshold(project: Project, url: str, pictur
         status, answer = post(url, body | {"params": {"threshold": threshold}})
         assert (status, answer["predictions"][0]["label"]) == (200, label)
         picture = str(pictures[0])
-        output = project.module("predict", picture, "--csv", "--threshold", str(threshold))
+        output = project.command("predict", picture, "--csv", "--threshold", str(threshold))
         assert f"{picture},{label}," in output
     for wrong in (2, -1, "x"):
         status, answer = post(url, body | {"params": {"threshold": wrong}})
@@ -156,6 +156,6 @@ def test_mlflows_own_server_keeps_the_limits_on_images(url: str, pictures: list[
 def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Project):
     manifest = next((project.folder / "mlartifacts").rglob("MLmodel"))
     stored = yaml.safe_load(manifest.read_text())["flavors"]["python_function"]["config"]
-    composed = config.from_hydra(config.compose()).serving
+    composed = compose.config_of().serving
     assert stored == composed.of_images
     assert composed == Serving()

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier import config, paths
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.data.manifest import read_manifest
 from image_classifier.errors import InputError
-from image_classifier.schema import Config
-from image_classifier.split import split
+from image_classifier.project import paths
+from image_classifier.stages.split import split
 
 
 def settings(*overrides: str) -> Config:
-    return config.from_hydra(config.compose(overrides))
+    return compose.config_of(*overrides)
 
 
 def fill(folder: Path, number: int) -> None:
@@ -103,7 +104,7 @@ def test_unreadable_files_are_left_out_and_listed(given_split: Path):
     whole = (paths.RAW / "train" / "NORMAL" / "000.png").read_bytes()
     (paths.RAW / "train" / "NORMAL" / "cut, in half.png").write_bytes(whole[: len(whole) // 2])
     split(settings())
-    with paths.LEFT_OUT.open(newline="") as file:
+    with paths.SKIPPED.open(newline="") as file:
         listed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert set(listed) == {"train/NORMAL/notes.txt", "train/NORMAL/cut, in half.png"}
     assert all(listed.values())
@@ -170,7 +171,7 @@ PATIENT = r"dataset.group_pattern='^p(\d+)-'"
 
 
 def left_out() -> dict[str, str]:
-    with paths.LEFT_OUT.open(newline="") as file:
+    with paths.SKIPPED.open(newline="") as file:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -193,7 +194,7 @@ def test_leaking_copies_and_patients_are_found_named_and_dropped_from_test(
     record = json.loads(paths.SPLIT.read_text())["copies"]
     assert set(record["leaking_dropped"]) == set(dropped)
     assert (record["exact_pairs"], record["near_pairs"]) == (5, 5)
-    with paths.COPIES.open(newline="") as file:
+    with paths.DUPLICATES.open(newline="") as file:
         pairs = list(csv.DictReader(file))
     assert sum(pair["leaks"] == "yes" for pair in pairs) == 12
 

@@ -1,14 +1,14 @@
 import keras
 import pytest
 
-from image_classifier import config
-from image_classifier.training.stopping import MedianStopping
+from image_classifier.config import compose
+from image_classifier.sweeps.median_stopping import MedianStopping
 
 GOOD = [[0.5, 0.4, 0.3, 0.2]] * 3 + [[0.9, 0.8, 0.7, 0.6]] * 2  # the median is that of the good
 
 
 def epochs_run(values: list[float], curves: list[list[float]]) -> int:
-    training = config.from_hydra(config.compose()).training
+    training = compose.config_of().training
     stopping = MedianStopping(curves, training)
     model = keras.Sequential()
     model.stop_training = False  # as fit() sets it

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 
 from conftest import SHRUNK, Project, copy_of
-from image_classifier.tracking import sweeps
+from image_classifier.sweeps import parent_run
 
 SMALL = [*SHRUNK, "training.epochs=1"]
 
@@ -23,7 +23,7 @@ SMALL = [*SHRUNK, "training.epochs=1"]
 def swept(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project, with a sweep of three jobs of which one fails."""
     copy = copy_of(project, tmp_path_factory.mktemp("swept") / "project")
-    copy.output = copy.module(
+    copy.output = copy.command(
         "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
     )
     return copy
@@ -71,7 +71,7 @@ def test_the_parent_tells_space_leader_costs_and_results(swept: Project, tmp_pat
 
 def test_the_same_command_again_runs_only_what_is_not_finished(swept: Project):
     before = {run.info.run_id for run in children(swept, parent_of(swept.output))}
-    again = swept.module(
+    again = swept.command(
         "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
     )
     assert parent_of(again) == parent_of(swept.output)
@@ -80,7 +80,7 @@ def test_the_same_command_again_runs_only_what_is_not_finished(swept: Project):
 
 
 def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
-    command = [sys.executable, "-m", "image_classifier.train", "--multirun", *SMALL]
+    command = [sys.executable, "-m", "image_classifier", "train", "--multirun", *SMALL]
     command += ["training.seed=10,11,12"]
     log = swept.folder / "killed.log"
     with log.open("w") as file:
@@ -108,7 +108,7 @@ def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
     ["cores", *(pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "ray"))],
 )
 def test_every_launcher_gives_the_same_weights(swept: Project, launcher: str):
-    output = swept.module("train", "--multirun", *SMALL, f"launch={launcher}",
+    output = swept.command("train", "--multirun", *SMALL, f"launch={launcher}",
                           "model.dropout=0.1,0.3")  # fmt: skip
     assert "2 jobs finished, 0 failed" in output
     serial = children(swept, parent_of(swept.output))
@@ -122,7 +122,7 @@ def test_every_launcher_gives_the_same_weights(swept: Project, launcher: str):
 
 
 def test_a_search_minimises_the_validation_loss(swept: Project):
-    output = swept.module("train", "--multirun", *SMALL, "search=compact",
+    output = swept.command("train", "--multirun", *SMALL, "search=compact",
                           "hydra.sweeper.n_trials=3", "tracking.register_models=best")  # fmt: skip
     assert "3 jobs finished, 0 failed" in output
     parent = parent_of(output)
@@ -137,12 +137,12 @@ def test_a_search_minimises_the_validation_loss(swept: Project):
 
 
 def test_without_registration_only_metrics_are_kept(swept: Project):
-    output = swept.module("train", "--multirun", *SMALL, "tracking.register_models=none",
+    output = swept.command("train", "--multirun", *SMALL, "tracking.register_models=none",
                           "training.seed=20")  # fmt: skip
     (run,) = children(swept, parent_of(output))
     assert not run.outputs.model_outputs
     assert "best_val_loss" in run.data.metrics
-    output = swept.module("train", *SMALL, "tracking.register_models=none", code=1)
+    output = swept.command("train", *SMALL, "tracking.register_models=none", code=1)
     assert "is for sweeps" in output
 
 
@@ -150,20 +150,20 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent_of(swept.output)).data.tags["best.run_id"]
     run = client.get_run(best)
-    swept.module("adopt", best, "winner")
+    swept.command("adopt", best, "winner")
     preset = (swept.folder / "conf/experiment/winner.yaml").read_text()
     assert f"{run.data.metrics['best_val_loss']:.4f}" in preset.splitlines()[1]
     assert "threads: 1" in preset
     swept.run("dvc", "repro", "train")
     repeated = client.get_run(swept.read("build/train/run.json")["run_id"])
     assert repeated.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]
-    assert "exists already" in swept.module("adopt", best, "winner", code=1)
+    assert "exists already" in swept.command("adopt", best, "winner", code=1)
     text = Path(client.download_artifacts(best, "config/params.yaml", str(tmp_path))).read_text()
     assert "  grey: 0.0\n" in text
     client.log_text(best, text.replace("  grey: 0.0\n", ""), "config/params.yaml")
-    swept.module("adopt", best, "of_a_run_older_than_a_key")
+    swept.command("adopt", best, "of_a_run_older_than_a_key")
     client.log_text(best, text, "config/params.yaml")
-    assert "cannot be read" in swept.module("adopt", "0" * 32, "other", code=1)
+    assert "cannot be read" in swept.command("adopt", "0" * 32, "other", code=1)
     assert not (swept.folder / "conf/experiment/other.yaml").exists()
 
 
@@ -171,19 +171,19 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     parent = parent_of(swept.output)
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent).data.tags["best.run_id"]
-    output = swept.module("retention", parent)
+    output = swept.command("retention", parent)
     assert "1 models deleted" in output
     for run in children(swept, parent):
         if run.info.status == "FINISHED":
             left = client.search_model_versions(f"run_id = '{run.info.run_id}'")
             assert bool(left) == (run.info.run_id == best)
             assert "best_val_loss" in run.data.metrics
-    assert "0 models deleted" in swept.module("retention", parent)
-    assert "no sweep" in swept.module("retention", "0" * 32, code=1)
+    assert "0 models deleted" in swept.command("retention", parent)
+    assert "no sweep" in swept.command("retention", "0" * 32, code=1)
 
 
 def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
-    command = [sys.executable, "-m", "image_classifier.train", "--multirun", *SMALL]
+    command = [sys.executable, "-m", "image_classifier", "train", "--multirun", *SMALL]
     command += ["training.seed=30"]
     before = len(list(swept.folder.glob("runs/*.lock")))
     first = subprocess.Popen(
@@ -202,7 +202,7 @@ def test_with_other_settings_in_conf_the_same_command_is_another_sweep(swept: Pr
     before = conf.read_text()
     conf.write_text(before.replace("0.005", "0.004"))
     try:
-        again = swept.module(
+        again = swept.command(
             "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
         )
     finally:
@@ -215,7 +215,7 @@ def test_with_other_settings_in_conf_the_same_command_is_another_sweep(swept: Pr
 def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project, tmp_path: Path):
     store = f"sqlite:///{tmp_path / 'fresh.db'}"
     commands = [
-        [sys.executable, "-m", "image_classifier.train", "--multirun", *SMALL,
+        [sys.executable, "-m", "image_classifier", "train", "--multirun", *SMALL,
          "training.threads=1", f"training.seed={2 * number},{2 * number + 1}"]
         for number in range(8)
     ]  # fmt: skip
@@ -244,5 +244,5 @@ def test_of_jobs_with_equal_accuracy_the_one_with_the_lower_loss_is_the_best():
         {"best_val_accuracy": 0.975, "best_val_loss": 0.115},
         {"best_val_accuracy": 0.9, "best_val_loss": 0.1},
     ]
-    assert min(jobs, key=lambda job: sweeps.rank(job, "best_val_accuracy", -1)) == jobs[1]
-    assert min(jobs, key=lambda job: sweeps.rank(job, "best_val_loss", 1)) == jobs[2]
+    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_accuracy", -1)) == jobs[1]
+    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_loss", 1)) == jobs[2]

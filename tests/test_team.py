@@ -108,10 +108,10 @@ def test_another_clone_sees_run_model_and_data_without_the_dataset_repository(
     assert store.get_run(run_id).data.metrics["test_accuracy"] >= 0
     assert store.get_model_version_by_alias(NAME, "champion").run_id == run_id
     picture = next((second.folder / "build/raw/cat").glob("*.png"))
-    assert picture.name in second.module("predict", str(picture))
+    assert picture.name in second.command("predict", str(picture))
 
     # what the second clone adds, the first one sees
-    second.module("train", "--config-path", str(second.folder), "--config-name", "params",
+    second.command("train", "--config-path", str(second.folder), "--config-name", "params",
                   "training.epochs=1", "training.seed=9")  # fmt: skip
     seeds = {run.data.params.get("training.seed") for run in store.search_runs(["1"])}
     assert seeds == {"0", "9"}
@@ -121,7 +121,7 @@ def test_another_clone_sees_run_model_and_data_without_the_dataset_repository(
 def test_jobs_side_by_side_on_postgresql_lose_nothing(
     first: Project, team: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
-    output = first.module(
+    output = first.command(
         "train", "--multirun", *first.overrides, "launch=cores", "hydra.launcher.n_jobs=4",
         "training.epochs=1", "training.seed=0,1,2,3,4,5,6,7",
     )  # fmt: skip

@@ -12,18 +12,18 @@ from conftest import SHRUNK, Project
 
 def test_a_tracking_server_takes_run_model_and_evaluation(project: Project, tracking_server: str):
     uri = tracking_server
-    output = project.module("train", *SHRUNK, "training.epochs=1", MLFLOW_TRACKING_URI=uri)
+    output = project.command("train", *SHRUNK, "training.epochs=1", MLFLOW_TRACKING_URI=uri)
     run_id, model = re.search(r"MLflow run (\w+), registered as (models:/\S+)\.", output).groups()
     client = mlflow.MlflowClient(uri)
     assert client.get_run(run_id).info.status == "FINISHED"
     artifacts = client.list_artifacts(run_id, "training")
     assert "training/learning_curves.png" in [file.path for file in artifacts]
     picture = next((project.folder / "data").rglob("*.jpg"))
-    output = project.module("predict", str(picture), "--model", model, MLFLOW_TRACKING_URI=uri)
+    output = project.command("predict", str(picture), "--model", model, MLFLOW_TRACKING_URI=uri)
     assert picture.name in output
 
     # a model that DVC restored, and a store that lacks its run
-    output = project.module("evaluate", code=1, MLFLOW_TRACKING_URI=uri)
+    output = project.command("evaluate", code=1, MLFLOW_TRACKING_URI=uri)
     assert "dvc repro -f -s train" in output
     assert "Traceback" not in output
 

@@ -1,4 +1,4 @@
-"""`python -m image_classifier.train`, the command line: one run, and sweeps."""
+"""`image-classifier train`, the command line: one run, and sweeps."""
 
 import re
 
@@ -10,7 +10,7 @@ from conftest import SHRUNK, Project
 
 @pytest.fixture(scope="module")
 def sweep(project: Project) -> str:
-    return project.module(
+    return project.command(
         "train", "--multirun", *SHRUNK, "model=compact", "training.epochs=1",
         "training.seed=0,1", "optimizer.learning_rate=0.001,0.0003",
     )  # fmt: skip
@@ -18,7 +18,7 @@ def sweep(project: Project) -> str:
 
 def test_one_run_composed_from_conf(project: Project):
     trained = project.read("build/train/run.json")["run_id"]
-    output = project.module(
+    output = project.command(
         "train", *SHRUNK, "model=article", "model.dense_units=4", "training.epochs=1"
     )
     run_id = re.search(r"MLflow run (\w+), registered", output)[1]
@@ -42,14 +42,14 @@ def test_one_run_composed_from_conf(project: Project):
     ],
 )
 def test_a_bad_override_is_refused_before_any_work(project: Project, override: str, message: str):
-    output = project.module("train", *SHRUNK, override, code=1)
+    output = project.command("train", *SHRUNK, override, code=1)
     assert message in output
     assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("override", ["image.height=32", "split.seed=3"])
 def test_images_prepared_otherwise_are_refused(project: Project, override: str):
-    output = project.module("train", *SHRUNK, override, code=1)
+    output = project.command("train", *SHRUNK, override, code=1)
     assert override.split("=")[0] in output
     assert "dvc exp run" in output
     assert "Traceback" not in output
@@ -82,7 +82,7 @@ def test_a_sweep_ends_with_the_command_that_adopts_the_best(project: Project, sw
 
 
 def test_a_failing_job_does_not_stop_the_others(project: Project):
-    output = project.module(
+    output = project.command(
         "train", "--multirun", *SHRUNK, "training.epochs=1",
         "training.mixed_precision=true,false", code=1,
     )  # fmt: skip
@@ -94,14 +94,14 @@ def test_a_failing_job_does_not_stop_the_others(project: Project):
 
 @pytest.mark.parametrize("override", ["split.seed=0,1", "dataset=embedded,covid_xray"])
 def test_a_sweep_over_the_data_is_refused_and_names_the_pipeline(project: Project, override: str):
-    output = project.module("train", "--multirun", *SHRUNK, override, code=1)
+    output = project.command("train", "--multirun", *SHRUNK, override, code=1)
     assert f"dvc exp run --queue -S '{override}'" in output
 
 
 def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run_and_another_seed_others(
     project: Project,
 ):
-    output = project.module("train", "--multirun", *SHRUNK, "training.seed=5,0")
+    output = project.command("train", "--multirun", *SHRUNK, "training.seed=5,0")
     parent = re.search(r"Sweep (\w+): 2 jobs finished", output)[1]
     client = mlflow.MlflowClient(project.store)
     jobs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")

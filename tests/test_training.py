@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import SHRUNK, Project
-from image_classifier import config
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.schema import Config
 from image_classifier.training import devices, fitting, job, resume
 from image_classifier.training.checkpoint import Progress, restore
 
@@ -19,7 +19,7 @@ TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.ep
 
 
 def tiny(*overrides: str) -> Config:
-    return config.from_hydra(config.compose([*TINY, *overrides]))
+    return compose.config_of(*TINY, *overrides)
 
 
 @pytest.mark.parametrize("model", ["compact", "article"])  # one goes by val_loss, one by accuracy
@@ -106,9 +106,9 @@ def test_patience_and_the_best_so_far_survive_an_interruption(
 
 def test_the_best_epoch_passes_over_what_is_no_number():
     nan = float("nan")
-    loss = config.from_hydra(config.compose()).training
+    loss = compose.config_of().training
     assert Progress({"val_loss": [nan, 0.4, 0.2, nan, 0.3]}).best(loss) == (3, 0.2)
-    accuracy = config.from_hydra(config.compose(["model=article"])).training
+    accuracy = compose.config_of("model=article").training
     values: dict[str, list[float]] = {"val_accuracy": [0.4, 0.9, 0.9]}
     assert Progress(values | {"val_loss": [1, 1, 1]}).best(accuracy) == (2, 0.9)
     assert Progress(values | {"val_loss": [1, nan, 1]}).best(accuracy) == (3, 0.9)
@@ -122,7 +122,7 @@ def test_xla_is_off_on_the_cpu_where_it_is_slower():
 
 @pytest.mark.parametrize("setting", ["mixed_precision", "mirrored"])
 def test_what_needs_a_gpu_is_refused_without_one(project: Project, setting: str):
-    output = project.module("train", *SHRUNK, f"training.{setting}=true", code=1)
+    output = project.command("train", *SHRUNK, f"training.{setting}=true", code=1)
     assert f"training.{setting}" in output
     assert "no GPU" in output
     assert "Set it to false" in output
@@ -136,11 +136,11 @@ import pathlib, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from image_classifier import config
+from image_classifier.config import compose
 from image_classifier.data import dataset
 from image_classifier.training import checkpoint, fitting
-from image_classifier.schema import Config
-settings = config.load()
+from image_classifier.config.schema import Config
+settings = compose.load()
 prepared = dataset.load_prepared(settings)
 folder, progress = pathlib.Path(sys.argv[1]), checkpoint.Progress()
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():

@@ -1,4 +1,4 @@
-"""`python -m image_classifier.serve` as a process, and clients that speak to it as they like."""
+"""`image-classifier serve` as a process, and clients that speak to it as they like."""
 
 import base64
 import http.client
@@ -57,7 +57,7 @@ def limited_server(project: Project, folder: Path, **limits: int) -> Iterator[Se
     settings["serving"] |= limits
     params.write_text(yaml.safe_dump(settings))
     picture = copy.folder / "data" / "test" / "COVID19" / "phantom-001.jpg"
-    command = [*psutil.Process().cmdline()[:1], "-m", "image_classifier.serve"]
+    command = [*psutil.Process().cmdline()[:1], "-m", "image_classifier", "serve"]
     with running_server(command, "ping", copy) as address:
         port = int(address.rpartition(":")[2])
         process = next(

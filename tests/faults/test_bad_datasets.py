@@ -14,15 +14,16 @@ from PIL import Image
 
 import image_classifier
 from conftest import as_nobody, run_stages
-from image_classifier import config, paths
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, check_batch_size, load_prepared
 from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
-from image_classifier.external import external
-from image_classifier.fetch import fetch
-from image_classifier.prepare import prepare
-from image_classifier.schema import Config
-from image_classifier.split import split
+from image_classifier.project import paths
+from image_classifier.stages.external import external
+from image_classifier.stages.fetch import fetch
+from image_classifier.stages.prepare import prepare
+from image_classifier.stages.split import split
 
 SOURCE = Path(image_classifier.__file__).parents[1]
 SMALL = ["image.height=8", "image.width=8"]
@@ -30,7 +31,7 @@ SMALL = ["image.height=8", "image.width=8"]
 
 def pets(*overrides: str) -> Config:
     own = ["dataset=folder", "dataset.name=pets", "dataset.path=pets", "dataset.positive_class=cat"]
-    return config.from_hydra(config.compose([*SMALL, *own, *overrides]))
+    return compose.config_of(*SMALL, *own, *overrides)
 
 
 def draw(folder: Path, number: int, seed: int = 0) -> None:
@@ -50,7 +51,7 @@ def folder(empty_project: Path) -> Path:
 
 
 def write_params(folder: Path, *overrides: str) -> None:
-    composed = config.OmegaConf.to_yaml(config.compose([*SMALL, *overrides]), resolve=True)
+    composed = compose.OmegaConf.to_yaml(compose.compose([*SMALL, *overrides]), resolve=True)
     (folder / "params.yaml").write_text(composed)
 
 
@@ -152,11 +153,11 @@ def test_too_many_unreadable_images_stop_split_by_name(folder: Path):
         (folder / "cat" / f"broken {index}.png").write_bytes(b"x")
     fetch(pets())
     with pytest.raises(
-        InputError, match=r"(?s)3 of 23 files.*maximum_left_out=0\.1.*broken 0\.png"
+        InputError, match=r"(?s)3 of 23 files.*maximum_unreadable=0\.1.*broken 0\.png"
     ):
         split(pets())
     assert not paths.MANIFEST.exists()
-    split(pets("split.maximum_left_out=0.2"))
+    split(pets("split.maximum_unreadable=0.2"))
     assert len(read_manifest()) == 20
 
 
@@ -189,7 +190,7 @@ def test_train_refuses_such_a_batch_before_any_work(folder: Path):
     write_params(Path(), "dataset=folder", "dataset.name=pets", "dataset.path=pets",
                  "dataset.positive_class=cat", "training.batch_size=999")  # fmt: skip
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "image_classifier.train",
+        [sys.executable, "-X", "importtime", "-m", "image_classifier", "train",
          "--config-path", str(Path.cwd()), "--config-name", "params"],
         env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True,
     )  # fmt: skip

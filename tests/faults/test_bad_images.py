@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier import config, paths
-from image_classifier.data import copies, images
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
+from image_classifier.data import images, near_duplicates
 from image_classifier.data.images import UnreadableImage, decode, inspect
-from image_classifier.fetch import fetch
-from image_classifier.prepare import prepare
-from image_classifier.schema import Config
-from image_classifier.split import split
+from image_classifier.project import paths
+from image_classifier.stages.fetch import fetch
+from image_classifier.stages.prepare import prepare
+from image_classifier.stages.split import split
 
 
 def settings(*overrides: str) -> Config:
-    return config.from_hydra(config.compose(["image.height=16", "image.width=16", *overrides]))
+    return compose.config_of("image.height=16", "image.width=16", *overrides)
 
 
 def noise(seed: int, height: int = 20, width: int = 24) -> Image.Image:
@@ -120,7 +121,7 @@ def test_odd_images_work_and_broken_ones_are_listed_with_the_reason(
     fetch(pets)
     split(pets)
     prepare(pets)
-    with paths.LEFT_OUT.open(newline="") as file:
+    with paths.SKIPPED.open(newline="") as file:
         listed = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
     assert set(listed) == set(BAD)
     for name, (_, reason) in BAD.items():
@@ -157,11 +158,11 @@ def test_a_postscript_file_does_not_start_ghostscript(tmp_path: Path):
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     program.chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(POSTSCRIPT)
-    code = "from image_classifier.data import copies; from pathlib import Path; import sys; " \
-        "print(copies.fingerprint(Path(sys.argv[1])))"  # fmt: skip
+    code = "import sys; from pathlib import Path; " \
+        "from image_classifier.data import near_duplicates; print(near_duplicates.fingerprint(Path(sys.argv[1])))"  # fmt: skip
     output = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "x.jpg")],
-        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(copies.__file__).parents[1])},
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(near_duplicates.__file__).parents[1])},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "not an image" in output
@@ -172,6 +173,6 @@ def test_a_disk_that_fails_is_not_taken_for_a_bad_image():
     failing = Path("/proc/self/mem")  # reading its start is an input/output error
     if not failing.exists():
         pytest.skip("there is no /proc here")
-    for read in (copies.fingerprint, lambda path: decode(path, 8, 8, 3)):
+    for read in (near_duplicates.fingerprint, lambda path: decode(path, 8, 8, 3)):
         with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
             read(failing)

@@ -40,7 +40,7 @@ def test_of_two_dvc_repro_at_once_one_is_refused_or_finds_nothing_to_do(shared: 
 
 
 def test_the_same_training_twice_at_once_waits_for_the_other(shared: Project):
-    command = [sys.executable, "-m", "image_classifier.train", *SHRUNK, "training.seed=40"]
+    command = [sys.executable, "-m", "image_classifier", "train", *SHRUNK, "training.seed=40"]
     command += ["--config-path", str(shared.folder), "--config-name", "params"]
     processes = [start(shared, *command) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
@@ -59,9 +59,10 @@ def test_images_that_are_prepared_anew_do_not_reach_a_training_that_runs(shared:
     """The training keeps the file that it opened."""
     code = """
 import sys
-from image_classifier import config, prepare
+from image_classifier.config import compose
+from image_classifier.stages import prepare
 from image_classifier.data import dataset
-settings = config.load()
+settings = compose.load()
 opened = dataset.load_prepared(settings)
 before = opened.images[:].copy()
 other = settings.model_copy(update={"image": settings.image.model_copy(update={"height": 40})})

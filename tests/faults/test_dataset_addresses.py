@@ -7,21 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier import config, paths
+from image_classifier.config import compose
+from image_classifier.config.schema import Config
 from image_classifier.errors import InputError
-from image_classifier.fetch import fetch
-from image_classifier.schema import Config
+from image_classifier.project import paths
+from image_classifier.stages.fetch import fetch
 
 
 def values(**dataset: object) -> dict:
-    composed = config.compose(["dataset=git", "dataset.name=pets", "dataset.url=placeholder"])
-    plain = config.OmegaConf.to_container(composed, resolve=True)
+    composed = compose.compose(["dataset=git", "dataset.name=pets", "dataset.url=placeholder"])
+    plain = compose.OmegaConf.to_container(composed, resolve=True)
     plain["dataset"].update(dataset)
     return plain
 
 
 def settings(**dataset: str) -> Config:
-    return config.validate(values(timeout_seconds=60.0, **dataset))
+    return compose.validate(values(timeout_seconds=60.0, **dataset))
 
 
 def git(folder: Path, *command: str) -> str:
@@ -93,7 +94,7 @@ def test_a_dangerous_address_is_refused_by_key_and_its_password_not_repeated(url
     assert "s3cret" not in str(raised.value)
     external = values(url="https://example.com/x.git") | {"external": {"north": {"url": url}}}
     with pytest.raises(InputError, match=rf"external\.north\.url: .*{reason}") as raised:
-        config.validate(external)
+        compose.validate(external)
     assert "s3cret" not in str(raised.value)
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from conftest import as_nobody, run_stages
-from image_classifier import config
-from image_classifier.prepare import write_at
+from image_classifier.config import compose
+from image_classifier.stages.prepare import write_at
 
 PETS = [
     "dataset=folder", "dataset.name=pets", "dataset.path=pets", "dataset.positive_class=cat",
@@ -29,8 +29,8 @@ def draw(folder: Path, number: int, seed: int) -> None:
 
 
 def write_params(folder: Path, *overrides: str) -> None:
-    composed = config.compose([*PETS, "image.height=60", "image.width=60", *overrides])
-    (folder / "params.yaml").write_text(config.OmegaConf.to_yaml(composed, resolve=True))
+    composed = compose.compose([*PETS, "image.height=60", "image.width=60", *overrides])
+    (folder / "params.yaml").write_text(compose.OmegaConf.to_yaml(composed, resolve=True))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import SHRUNK, Project, copy_of
 
-TRAIN = [sys.executable, "-m", "image_classifier.train", *SHRUNK]
+TRAIN = [sys.executable, "-m", "image_classifier", "train", *SHRUNK]
 
 
 def weights_of(project: Project, run_id: str) -> str:

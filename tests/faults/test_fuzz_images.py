@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_classifier import config, paths
+from image_classifier.config import compose
 from image_classifier.data.images import UnreadableImage, decode, inspect
 from image_classifier.data.manifest import ImageRow, read_manifest, write_manifest
 from image_classifier.errors import InputError
-from image_classifier.external import external
-from image_classifier.prepare import prepare
-from image_classifier.records import read_record
+from image_classifier.project import paths
+from image_classifier.project.records import read_record
+from image_classifier.stages.external import external
+from image_classifier.stages.prepare import prepare
 
 # the same inputs in every run; what is slow on a busy machine is no failure
 FIXED = {
@@ -128,7 +129,7 @@ def write_rows(names: list[str]) -> None:
 
 @few_and_many
 def test_a_damaged_manifest_is_read_or_told_by_name(manifest: bytes, examples: int):
-    own = config.from_hydra(config.compose())
+    own = compose.config_of()
 
     def check(content: bytes) -> None:
         paths.MANIFEST.write_bytes(content)
@@ -159,7 +160,7 @@ JSON = st.recursive(
 @few_and_many
 def test_a_damaged_record_is_read_or_told_by_name(empty_project: Path, examples: int):
     record = b'{"settings": {"dataset.path": "data"}, "counts": {"all": {"cat": 3, "dog": 4}}}\n'
-    own = config.from_hydra(config.compose())
+    own = compose.config_of()
     paths.BUILD.mkdir()
 
     def check(content: bytes) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import SHRUNK, Project, copy_of
 
 LONGER = [*SHRUNK, "training.epochs=8", "training.batch_size=4"]
-TRAIN = [sys.executable, "-m", "image_classifier.train", *LONGER]
+TRAIN = [sys.executable, "-m", "image_classifier", "train", *LONGER]
 
 
 @pytest.fixture(scope="module")

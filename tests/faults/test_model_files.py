@@ -25,7 +25,7 @@ from image_classifier.tracking import registry
 
 NAME = "synthetic-xray-classifier"
 MODEL = f"models:/{NAME}@champion"
-SERVE = [sys.executable, "-m", "image_classifier.serve"]
+SERVE = [sys.executable, "-m", "image_classifier", "serve"]
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_predict_refuses_changed_files_in_plain_words(stored: tuple[Project, Pat
     project, folder = stored
     change_weights(folder)
     picture = str(next((project.folder / "data").rglob("*.jpg")))
-    output = project.module("predict", picture, code=1)
+    output = project.command("predict", picture, code=1)
     assert f"models:/{NAME}/1 is not loaded" in output
     assert str(folder) in output
     assert "Traceback" not in output
@@ -108,7 +108,7 @@ def test_predict_refuses_changed_files_in_plain_words(stored: tuple[Project, Pat
 def test_the_server_does_not_start_on_changed_files(stored: tuple[Project, Path]):
     project, folder = stored
     change_code(folder)
-    output = project.module("serve", code=1)
+    output = project.command("serve", code=1)
     assert f"models:/{NAME}/1 is not loaded" in output
     assert "THIS RAN" not in output
     assert "Traceback" not in output
@@ -130,7 +130,7 @@ def test_bytecode_in_the_store_is_never_run(
     compiled.parent.mkdir(exist_ok=True)
     compiled.write_bytes(head + marshal.dumps(code))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    assert registry.load_classifier(MODEL)[0].settings.classes == ["NORMAL", "COVID19"]
+    assert registry.load_classifier(MODEL)[0].metadata.classes == ["NORMAL", "COVID19"]
     assert "THIS RAN" not in capfd.readouterr().out
 
 
@@ -145,7 +145,7 @@ def test_a_version_without_a_digest_is_refused_and_can_be_given_one(
     with pytest.raises(InputError, match=f"no tag model_sha256.*set its tag .* to {digest}"):
         registry.load_classifier(MODEL)
     client.set_model_version_tag(NAME, "1", "model_sha256", digest)
-    assert registry.load_classifier(f"models:/{NAME}/1")[0].settings.height == 48
+    assert registry.load_classifier(f"models:/{NAME}/1")[0].metadata.height == 48
 
 
 @pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])
@@ -231,7 +231,7 @@ def test_help_is_there_without_tensorflow_or_mlflow(project: Project):
 def test_a_taken_port_is_one_clear_line(project: Project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        output = project.module("serve", "--port", port, code=1)
+        output = project.command("serve", "--port", port, code=1)
     assert output.strip().splitlines() == [
         f"serve: 127.0.0.1:{port} cannot be opened: Address already in use. "
         f"Give another --port or --host."
@@ -245,7 +245,7 @@ def test_limits_that_refuse_the_models_own_example_are_told_at_start(
     project, _ = stored
     params = project.folder / "params.yaml"
     params.write_text(params.read_text().replace("body_bytes: 33554432", "body_bytes: 100"))
-    output = project.module("serve", "--port", "0", code=1)
+    output = project.command("serve", "--port", "0", code=1)
     assert "A body can have 100 bytes" in output
     assert "section serving of params.yaml" in output
     assert "Traceback" not in output

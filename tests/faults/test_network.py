@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classifier import config, paths
+from image_classifier.config import compose
 from image_classifier.errors import InputError
-from image_classifier.fetch import fetch
+from image_classifier.project import paths
+from image_classifier.stages.fetch import fetch
 
 
 def fetch_from(url: str, **dataset: object) -> None:
-    composed = config.compose(["dataset=git", "dataset.name=pets", "dataset.url=placeholder"])
-    values = config.OmegaConf.to_container(composed, resolve=True)
+    composed = compose.compose(["dataset=git", "dataset.name=pets", "dataset.url=placeholder"])
+    values = compose.OmegaConf.to_container(composed, resolve=True)
     values["dataset"].update({"url": url, "timeout_seconds": 60.0, **dataset})
-    fetch(config.validate(values))
+    fetch(compose.validate(values))
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ def test_a_password_of_the_tracking_server_is_printed_and_stored_nowhere(
     copy = copy_of(project, tmp_path / "project")
     address = tracking_server.replace("//", f"//anna:{PASSWORD}@")
     sweep = ["train", "--multirun", *SHRUNK, "training.epochs=1", "training.seed=201"]
-    output = copy.module(*sweep, MLFLOW_TRACKING_URI=address)
+    output = copy.command(*sweep, MLFLOW_TRACKING_URI=address)
     assert "1 jobs finished" in output
-    output += copy.module(
+    output += copy.command(
         "predict", "data/test", code=1, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
         MLFLOW_TRACKING_URI=f"http://anna:{PASSWORD}@127.0.0.1:9",
     )  # fmt: skip

@@ -104,7 +104,7 @@ def assert_kept_then_sent(project: Project, kept: str, server: str, seed: int, u
     assert "Nothing is lost: the same command again" in kept
     assert "Traceback" not in kept
     command = ["train", *TRAIN, f"training.seed={seed}"]
-    output = project.module(*command, MLFLOW_TRACKING_URI=url)
+    output = project.command(*command, MLFLOW_TRACKING_URI=url)
     assert "An earlier attempt came to the end of epoch 4" in output
     assert "Epoch 1/4" not in output
     assert_sent_once(server, seed)
@@ -115,7 +115,7 @@ def test_a_server_that_dies_in_the_middle_gets_the_rest_later_once(
 ):
     gate.open()
     process = subprocess.Popen(
-        [sys.executable, "-m", "image_classifier.train", *TRAIN, "training.seed=101"],
+        [sys.executable, "-m", "image_classifier", "train", *TRAIN, "training.seed=101"],
         cwd=project.folder, env=project.environment | IMPATIENT | {"MLFLOW_TRACKING_URI": gate.url},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_server_that_is_gone_from_the_start_gets_all_later(
     project: Project, tracking_server: str, gate: Gate
 ):
     command = ["train", *TRAIN, "training.seed=102"]
-    output = project.module(*command, code=1, MLFLOW_TRACKING_URI=gate.url)
+    output = project.command(*command, code=1, MLFLOW_TRACKING_URI=gate.url)
     assert "The training goes on" in output
     gate.open()
     assert_kept_then_sent(project, output, tracking_server, 102, gate.url)
@@ -158,7 +158,7 @@ def test_a_server_that_answers_500_gets_all_later(project: Project, tracking_ser
         threading.Thread(target=broken.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{broken.server_port}"
         command = ["train", *TRAIN, "training.seed=103"]
-        output = project.module(*command, code=1, MLFLOW_TRACKING_URI=url)
+        output = project.command(*command, code=1, MLFLOW_TRACKING_URI=url)
         broken.shutdown()
     assert "500" in output
     assert_kept_then_sent(project, output, tracking_server, 103, tracking_server)
@@ -169,7 +169,7 @@ def test_a_slow_server_gets_everything_in_the_end(
     project: Project, tracking_server: str, gate: Gate
 ):
     gate.open(delay=0.5)
-    project.module("train", *TRAIN, "training.seed=104", MLFLOW_TRACKING_URI=gate.url)
+    project.command("train", *TRAIN, "training.seed=104", MLFLOW_TRACKING_URI=gate.url)
     assert_sent_once(tracking_server, 104)
 
 
@@ -182,7 +182,7 @@ def test_a_real_server_that_is_killed_and_started_again(project: Project, tmp_pa
     with running_server(command, "health", Project(tmp_path)) as first:
         experiment = mlflow.MlflowClient(first).create_experiment("other")
         assert experiment
-    output = project.module(*train, code=1, MLFLOW_TRACKING_URI=first)
+    output = project.command(*train, code=1, MLFLOW_TRACKING_URI=first)
     with running_server(command, "health", Project(tmp_path)) as second:
         assert_kept_then_sent(project, output, second, 105, second)
 
@@ -190,7 +190,7 @@ def test_a_real_server_that_is_killed_and_started_again(project: Project, tmp_pa
 def test_a_server_that_refuses_is_named_before_any_training(project: Project):
     client = mlflow.MlflowClient(project.store)
     client.delete_experiment(client.create_experiment("deleted"))
-    output = project.module(
+    output = project.command(
         "train", *TRAIN, "tracking.experiment=deleted", "training.seed=106", code=1
     )
     assert "refuses" in output
@@ -202,14 +202,14 @@ def test_a_server_that_refuses_is_named_before_any_training(project: Project):
 def test_evaluate_and_promote_name_a_dead_server_and_change_nothing(project: Project, gate: Gate):
     before = [(project.folder / "build" / name).read_bytes() for name in OUTCOMES]
     for stage in ("evaluate", "promote"):
-        output = project.module(stage, code=1, MLFLOW_TRACKING_URI=gate.url, **IMPATIENT)
+        output = project.command(stage, code=1, MLFLOW_TRACKING_URI=gate.url, **IMPATIENT)
         assert f"{stage}: MLflow at {gate.url} does not answer" in output
         assert "Traceback" not in output
     assert [(project.folder / "build" / name).read_bytes() for name in OUTCOMES] == before
 
 
 def test_a_dead_server_is_named_when_a_sweep_begins(project: Project, gate: Gate):
-    output = project.module(
+    output = project.command(
         "train", "--multirun", *TRAIN, "training.seed=107,108", code=1,
         MLFLOW_TRACKING_URI=gate.url, **IMPATIENT
     )  # fmt: skip
@@ -222,7 +222,7 @@ def test_a_dead_server_is_named_when_a_sweep_begins(project: Project, gate: Gate
 def test_a_sweep_whose_server_dies_is_finished_by_the_same_command(
     project: Project, tracking_server: str, gate: Gate
 ):
-    sweep = [sys.executable, "-m", "image_classifier.train", "--multirun", *TRAIN]
+    sweep = [sys.executable, "-m", "image_classifier", "train", "--multirun", *TRAIN]
     sweep += ["training.seed=111,112,113"]
     environment = {"MLFLOW_TRACKING_URI": gate.url, **IMPATIENT}
     gate.open()
