@@ -7,14 +7,14 @@ import pytest
 from image_classifier.config import compose
 from image_classifier.config.schema import Config, Training
 from image_classifier.training import architectures
-from image_classifier.training.checkpoint import (
-    Checkpoint,
-    Progress,
+from image_classifier.training.checkpoint import Checkpoint
+from image_classifier.training.epoch_file import (
     assign_weights,
     epoch_file,
     restore,
     variables_of,
 )
+from image_classifier.training.progress import Progress
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
 LABELS = np.array([[0], [1]])
@@ -41,13 +41,13 @@ def checkpoint(folder: Path, training: Training) -> tuple[keras.Model, Checkpoin
 @pytest.mark.parametrize(
     ("training", "values", "best"),
     [
-        ("article", (0.5, 0.9, 0.7), 1),  # accuracy: more is better
-        ("compact", (0.5, 0.9, 0.3), 2),  # loss: less is better
-        ("article", (0.9, 0.9, 0.9), 0),  # of equals the first
-        ("compact", (float("nan"), 0.9, float("nan")), 1),
+        ("early_stopping", (0.5, 0.9, 0.7), 1),  # accuracy: the highest is the best
+        ("full_schedule", (0.5, 0.9, 0.3), 2),  # loss: the lowest is the best
+        ("early_stopping", (0.9, 0.9, 0.9), 0),  # the first of equal epochs
+        ("full_schedule", (float("nan"), 0.9, float("nan")), 1),
     ],
 )
-def test_the_best_epoch_is_kept_besides_the_last(
+def test_the_best_and_the_last_epoch_are_kept(
     tmp_path: Path, training: str, values: tuple[float, ...], best: int
 ):
     chosen = settings(f"training={training}").training
@@ -65,7 +65,7 @@ def test_the_best_epoch_is_kept_besides_the_last(
     assert kept.predict(IMAGES, verbose=0) == pytest.approx(outputs[best], abs=1e-6)
 
 
-def test_what_goes_wrong_in_writing_ends_the_training(tmp_path: Path):
+def test_an_error_while_writing_ends_the_training(tmp_path: Path):
     (tmp_path / "a file").touch()
     _, callback = checkpoint(tmp_path / "a file", settings().training)
     callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
@@ -73,7 +73,7 @@ def test_what_goes_wrong_in_writing_ends_the_training(tmp_path: Path):
         callback.on_train_end()
 
 
-def test_a_restored_model_has_every_variable_seeds_and_optimizer_too(tmp_path: Path):
+def test_a_restored_model_has_every_variable_of_model_seeds_and_optimizer(tmp_path: Path):
     training = settings().training
     model, callback = checkpoint(tmp_path, training)
     model.fit(IMAGES, LABELS, epochs=2, verbose=0)
@@ -89,7 +89,7 @@ def test_a_restored_model_has_every_variable_seeds_and_optimizer_too(tmp_path: P
         assert np.array_equal(kept.numpy(), restored.numpy()), kept.path
 
 
-def test_what_is_written_is_the_epoch_and_not_what_came_after(tmp_path: Path):
+def test_a_late_writer_still_writes_the_epoch_it_was_given(tmp_path: Path):
     model, callback = checkpoint(tmp_path, settings().training)
     model.fit(IMAGES, LABELS, verbose=0)
     then = [variable.numpy().copy() for variable in variables_of(model)]
@@ -116,9 +116,7 @@ def spoil(path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_file_is_passed_over(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
-):
+def test_a_damaged_file_is_skipped(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]):
     training = settings().training
     model, callback = checkpoint(tmp_path, training)
     callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
@@ -127,12 +125,14 @@ def test_a_damaged_file_is_passed_over(
     callback.on_train_end()
     spoil(epoch_file(tmp_path, 2), damage)
     assert restore(compiled(), tmp_path, training).epochs == 1  # the best one's file is whole
-    assert "epoch-000002.npz is damaged" in capsys.readouterr().out
+    assert (
+        "epoch-000002.npz: it, or the file of its best epoch, is damaged" in capsys.readouterr().out
+    )
     spoil(epoch_file(tmp_path, 1), damage)
     assert restore(compiled(), tmp_path, training) == Progress()
 
 
-def test_a_file_that_was_still_written_at_the_kill_is_no_epoch(
+def test_a_file_that_was_being_written_at_the_kill_is_not_an_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     training = settings().training
@@ -150,7 +150,7 @@ def test_a_file_that_was_still_written_at_the_kill_is_no_epoch(
     assert not capsys.readouterr().out
 
 
-def test_a_training_whose_best_epoch_is_damaged_starts_anew(tmp_path: Path):
+def test_a_training_whose_best_epoch_is_damaged_starts_from_the_beginning(tmp_path: Path):
     training = settings().training
     _, callback = checkpoint(tmp_path, training)
     for epoch, value in enumerate((1.0, 2.0)):

@@ -1,4 +1,4 @@
-"""One GPU for each process; a list of numbers stands for the GPUs, which a test cannot have."""
+"""One GPU for each process. A list of numbers replaces real GPUs."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_each_process_has_a_gpu_of_its_own_until_it_ends(tmp_path):
     first, second = start("3,5", tmp_path), start("3,5", tmp_path)
     assert {first.stdout.readline().strip(), second.stdout.readline().strip()} == {"3", "5"}
     third = start("3,5", tmp_path)
-    assert "no free GPU among 3, 5" in third.communicate()[1]
+    assert "no GPU is free (found: 3, 5)" in third.communicate()[1]
     first.communicate()
     fourth = start("3,5", tmp_path)
     assert fourth.stdout.readline().strip() in ("3", "5")

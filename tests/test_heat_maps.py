@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
     data = batches.training_batches(dataset, settings.augmentation, 16, 0, range(epochs))
     model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
     return classifier.Classifier(
-        model, classifier.Settings(["0", "1"], 0.5, 1.0, SIDE, SIDE, 1, "")
+        model, classifier.Metadata(["0", "1"], 0.5, 1.0, SIDE, SIDE, 1, "")
     )
 
 
@@ -82,7 +82,7 @@ def test_every_model_can_be_explained_for_every_class(name: str, classes: int):
     labels = [str(i) for i in range(classes)]
     model = classifier.Classifier(
         architectures.build(settings.model, (32, 40, 3), classes),
-        classifier.Settings(labels, 0.5, 1.0, 32, 40, 3, ""),
+        classifier.Metadata(labels, 0.5, 1.0, 32, 40, 3, 1),
     )
     images = np.random.default_rng(0).integers(0, 255, (classes, 32, 40, 3), dtype=np.uint8)
     heat = heat_maps.heat_maps(model, images, np.arange(classes))

@@ -1,4 +1,4 @@
-"""Do the probes find a planted shortcut, and none where there is none?"""
+"""The probes find a planted shortcut, and none in clean data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ NUMBER = 240
 
 @pytest.fixture
 def plain(tmp_path: Path) -> PreparedDataset:
-    """Noise of two classes that nothing tells apart."""
+    """Noise in two classes without any difference."""
     generator = np.random.default_rng(0)
     file = tmp_path / "images.npy"
     np.save(file, generator.integers(0, 255, (NUMBER, 40, 40, 3), dtype=np.uint8))
@@ -30,11 +30,11 @@ def plain(tmp_path: Path) -> PreparedDataset:
 
 
 def suspicious(dataset: PreparedDataset) -> list[str]:
-    return [probe.name for probe in probes.run(dataset, 0.95, 0.5) if probe.suspicious]
+    return [probe.name for probe in probes.run_probes(dataset, 0.95, 0.5) if probe.suspicious]
 
 
 def test_without_a_shortcut_both_probes_are_near_chance(plain: PreparedDataset):
-    found = probes.run(plain, 0.95, 0.5)
+    found = probes.run_probes(plain, 0.95, 0.5)
     assert [probe.name for probe in found] == ["metadata", "border"]
     assert all(probe.accuracy < 0.65 for probe in found)
     assert suspicious(plain) == []
@@ -49,16 +49,16 @@ def test_without_a_shortcut_both_probes_are_near_chance(plain: PreparedDataset):
         ({"bytes": 60000}, "bytes per pixel"),
     ],
 )
-def test_a_file_fact_that_tells_the_classes_apart_is_found(
+def test_file_metadata_that_separate_the_classes_are_found(
     plain: PreparedDataset, shortcut: dict[str, object], leading: str
 ):
     rows = [replace(row, **shortcut) if row.label == "1" else row for row in plain.rows]
-    found = probes.run(replace(plain, rows=rows), 0.95, 0.5)
+    found = probes.run_probes(replace(plain, rows=rows), 0.95, 0.5)
     assert [probe.suspicious for probe in found] == [True, False]
     assert str(found[0].leading).startswith(leading)
 
 
-def test_a_corner_that_tells_the_classes_apart_is_found_and_the_middle_is_not_seen(
+def test_a_mark_in_a_corner_is_found_and_a_mark_in_the_middle_is_not(
     plain: PreparedDataset, tmp_path: Path
 ):
     for place, names in ((np.s_[:4, -4:], ["border"]), (np.s_[16:24, 16:24], [])):
@@ -69,14 +69,16 @@ def test_a_corner_that_tells_the_classes_apart_is_found_and_the_middle_is_not_se
         assert suspicious(replace(plain, images_file=tmp_path / "marked.npy")) == names
 
 
-def test_a_probe_is_judged_by_what_it_knows_beyond_chance(plain: PreparedDataset):
+def test_a_probe_is_judged_by_its_lift_over_chance(plain: PreparedDataset):
     marked = replace(plain, rows=[
         replace(row, mode="L") if row.label == "1" and i % 4 else row
         for i, row in enumerate(plain.rows)
     ])  # fmt: skip
-    found = probes.run(marked, 0.95, 0.5)[0]
+    found = probes.run_probes(marked, 0.95, 0.5)[0]
     counts = np.bincount(plain.labels[160:])
     assert found.chance == counts.max() / 80
     assert found.chance + 0.2 < found.accuracy < 0.95
     assert found.share == pytest.approx((found.accuracy - found.chance) / (0.95 - found.chance))
-    assert probes.run(marked, found.chance, 0.5)[0].share == 1  # all that such a model knows
+    assert (
+        probes.run_probes(marked, found.chance, 0.5)[0].share == 1
+    )  # the model has no lift at all

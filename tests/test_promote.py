@@ -20,7 +20,8 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest, write_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import paths
-from image_classifier.stages.promote import below_floors, promote, rollback
+from image_classifier.stages.promote import below_minimums, promote
+from image_classifier.tracking import champion as aliases
 from image_classifier.tracking import registry as models
 from image_classifier.tracking import runs
 
@@ -51,7 +52,7 @@ def row(path: str, label: str, split: str) -> ImageRow:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """A registered model for each test: they share the server."""
+    """A registered model for each test, because the tests share the server."""
     return f"gate-{abs(hash(request.node.name))}"
 
 
@@ -60,16 +61,16 @@ def settings(name: str, *overrides: str) -> Config:
 
 
 def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
-    """Register a model that calls images brighter than `limit` positive, as evaluate leaves it."""
+    """Register a model that predicts positive above the brightness `limit`, as evaluate does."""
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
     model.layers[-1].set_weights([np.full((3, 1), 30.0), np.array([-90.0 * limit])])
     folder = Path("model")
-    chosen = classifier.Settings(["NORMAL", "COVID19"], 0.5, 1.0, 8, 8, 3, "")
+    chosen = classifier.Metadata(["NORMAL", "COVID19"], 0.5, 1.0, 8, 8, 3, 1)
     folder.mkdir(exist_ok=True)
     model.save(folder / classifier.WEIGHTS)
-    classifier.write_settings(folder, chosen)  # after the weights, whose digest goes with them
+    classifier.write_metadata(folder, chosen)  # after the weights, whose digest goes with them
     rows = read_manifest()
     np.save("images.npy", np.zeros((len(rows), 8, 8, 3), np.uint8))
     dataset = PreparedDataset(
@@ -83,18 +84,16 @@ def evaluated(name: str, limit: float, shortcuts: tuple[str, ...] = ()) -> str:
     bright = [int(Path(r.path).stem) / 255 > limit for r in rows if r.split == "test"]
     labels = [r.label == "COVID19" for r in rows if r.split == "test"]
     right = np.equal(bright, labels)
-    with runs.open_run(runs.open_training(settings(name), dataset, name)):
+    with runs.open_run(runs.open_training(settings(name), dataset, name, "key")):
         version = models.register(settings(name), dataset, folder, {})
-        figures = {
-            "test_accuracy": right.mean(),
-            "test_sensitivity": np.array(bright)[labels].mean(),
-        }
-        models.log_evaluation(version, figures, {})
+        metrics = {"accuracy": right.mean(), "sensitivity": np.array(bright)[labels].mean()}
     record = {
         "name": name, "version": version.version,
-        "manifest_digest": manifest_digest(), "shortcuts": list(shortcuts),
+        "manifest_digest": manifest_digest(), "classes": chosen.classes,
+        "shortcuts": list(shortcuts),
     }  # fmt: skip
     paths.EVALUATE.mkdir(parents=True, exist_ok=True)
+    (paths.EVALUATE / paths.METRICS).write_text(json.dumps(metrics))
     paths.EVALUATED.write_text(json.dumps(record))
     return version.version
 
@@ -104,14 +103,23 @@ def decide(name: str, *overrides: str) -> dict:
     return json.loads(paths.DECISION.read_text())
 
 
+def rollback(name: str) -> None:
+    """Run the command `rollback`, which reads params.yaml."""
+    Path("params.yaml").write_text(OmegaConf.to_yaml(settings(name).model_dump()))
+    command = [sys.executable, "-m", "image_classifier", "rollback"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise InputError(result.stderr)
+
+
 def champion(registry: mlflow.MlflowClient, name: str) -> str:
     return str(registry.get_model_version_by_alias(name, "champion").version)
 
 
-def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_restores(
+def test_a_worse_version_is_refused_a_better_one_promoted_and_rollback_restores(
     registry: mlflow.MlflowClient, name: str
 ):
-    first = evaluated(name, 0.57)  # calls the least bright of the positive images negative
+    first = evaluated(name, 0.57)  # the least bright positive images are predicted negative
     assert decide(name)["champion"]
     assert champion(registry, name) == first
 
@@ -121,7 +129,7 @@ def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_
 
     worse = evaluated(name, 0.6)
     decision = decide(name)
-    assert "does not lie above 0" in decision["reasons"][0]
+    assert "is not above 0" in decision["reasons"][0]
     assert decision["comparison"]["challenger"] < decision["comparison"]["champion"]
     assert champion(registry, name) == first
     challenger = registry.get_model_version_by_alias(name, "challenger")
@@ -138,12 +146,12 @@ def test_worse_is_refused_better_promoted_the_same_changes_nothing_and_rollback_
     assert champion(registry, name) == better
     assert "challenger" not in registry.get_registered_model(name).aliases
 
-    rollback(settings(name))
+    rollback(name)
     assert champion(registry, name) == first
-    assert "rolled back" in decide(name)["reasons"][0]  # a repeat does not bring it back
+    assert "rolled back" in decide(name)["reasons"][0]  # a repeat does not promote it again
     assert champion(registry, name) == first
-    with pytest.raises(InputError, match="none before it"):
-        rollback(settings(name))
+    with pytest.raises(InputError, match="there is no earlier one"):
+        rollback(name)
 
 
 def test_of_two_promotions_at_once_the_second_meets_the_new_champion(
@@ -153,7 +161,7 @@ def test_of_two_promotions_at_once_the_second_meets_the_new_champion(
     decide(name)
     clones = []
     for number in range(2):
-        evaluated(name, 0.5)  # as good as each other, and better than the champion
+        evaluated(name, 0.5)  # equally good, and better than the champion
         clones.append(Path(shutil.copytree(empty_project, f"{empty_project}-{number}")))
         (clones[-1] / "params.yaml").write_text(OmegaConf.to_yaml(settings(name).model_dump()))
     command = [sys.executable, "-m", "image_classifier", "promote"]
@@ -166,23 +174,23 @@ def test_of_two_promotions_at_once_the_second_meets_the_new_champion(
     assert registry.get_model_version(name, won).tags["champion_before"] == "1"
 
 
-def test_a_champion_that_changed_meanwhile_is_not_replaced_unseen(
+def test_a_champion_that_changed_since_the_comparison_is_not_replaced(
     registry: mlflow.MlflowClient, name: str
 ):
     evaluated(name, 0.6)
     decide(name)
-    with pytest.raises(InputError, match="became champion meanwhile"):
-        models.make_champion(models.get_version(name, evaluated(name, 0.5)), None)
+    with pytest.raises(InputError, match="has become champion since"):
+        aliases.make_champion(models.get_version(name, evaluated(name, 0.5)), None)
     assert champion(registry, name) == "1"
 
 
-def test_floors_come_first_sensitivity_before_accuracy(registry: mlflow.MlflowClient, name: str):
+def test_minimums_come_first_sensitivity_before_accuracy(registry: mlflow.MlflowClient, name: str):
     evaluated(name, 0.8)
     decision = decide(name)
     assert not decision["champion"]
-    assert [reason.split()[0] for reason in decision["reasons"]] == [
-        "test_sensitivity",
-        "test_accuracy",
+    assert [" ".join(reason.split()[:2]) for reason in decision["reasons"]] == [
+        "test sensitivity",
+        "test accuracy",
     ]
     with pytest.raises(mlflow.MlflowException):
         champion(registry, name)
@@ -200,7 +208,7 @@ def test_a_suspected_shortcut_is_refused_unless_accepted_by_name(
     assert champion(registry, name) == version
 
 
-def test_versions_of_other_data_do_not_compare(registry: mlflow.MlflowClient, name: str):
+def test_versions_trained_on_other_data_are_not_compared(registry: mlflow.MlflowClient, name: str):
     first = evaluated(name, 0.6)
     decide(name)
     write_manifest(read_manifest()[1:])
@@ -212,20 +220,23 @@ def test_versions_of_other_data_do_not_compare(registry: mlflow.MlflowClient, na
 def test_an_evaluation_of_an_older_manifest_is_refused(registry: mlflow.MlflowClient, name: str):
     evaluated(name, 0.5)
     write_manifest(read_manifest()[1:])
-    with pytest.raises(InputError, match="changed since evaluate"):
+    with pytest.raises(InputError, match="changed after evaluate"):
         decide(name)
 
 
 def test_the_decision_is_a_tag_and_a_file_of_the_run(registry: mlflow.MlflowClient, name: str):
     version = registry.get_model_version(name, evaluated(name, 0.8))
     decide(name)
-    assert "below the floor" in registry.get_model_version(name, version.version).tags["promotion"]
+    assert (
+        "below promotion.minimum_"
+        in registry.get_model_version(name, version.version).tags["promotion"]
+    )
     assert "promotion.minimum_" in registry.get_run(version.run_id).data.tags["promotion"]
     files = [file.path for file in registry.list_artifacts(version.run_id, "promotion")]
     assert files == ["promotion/decision.json"]
 
 
-def test_a_champion_that_falls_below_a_floor_stays_so_and_is_told(
+def test_a_champion_below_a_new_minimum_stays_champion_with_a_message(
     registry: mlflow.MlflowClient, name: str, capsys: pytest.CaptureFixture[str]
 ):
     version = evaluated(name, 0.57)
@@ -233,15 +244,25 @@ def test_a_champion_that_falls_below_a_floor_stays_so_and_is_told(
     decision = decide(name, "promotion.minimum_accuracy=0.999")
     assert decision["champion"]
     assert "promotion.minimum_accuracy=0.999" in decision["reasons"][0]
-    assert "stays champion" in capsys.readouterr().out
+    assert "is still champion" in capsys.readouterr().out
     assert champion(registry, name) == version
 
 
-def test_a_figure_that_is_no_number_is_below_every_floor():
-    floors = settings("x", "promotion.minimum_sensitivity=0").promotion
-    assert below_floors({"test_sensitivity": "nan", "test_accuracy": "1"}, floors)
+@pytest.mark.parametrize("metrics", [{"accuracy": 1.0}, {"accuracy": 1.0, "sensitivity": np.nan}])
+def test_a_metric_that_is_missing_or_nan_never_passes_its_minimum(metrics: dict):
+    minimums = settings("x", "promotion.minimum_sensitivity=0").promotion
+    (reason,) = below_minimums(metrics, 2, minimums)
+    assert "promotion.minimum_sensitivity=0" in reason
+    assert not below_minimums(metrics, 3, minimums)  # sensitivity is for two classes only
+
+
+def test_the_gate_reads_what_evaluate_wrote_and_not_tags(registry: mlflow.MlflowClient, name: str):
+    version = evaluated(name, 0.8)
+    for tag in ("test_accuracy", "test_sensitivity"):
+        registry.set_model_version_tag(name, version, tag, "1.0")
+    assert not decide(name)["champion"]
 
 
 def test_without_a_champion_there_is_nothing_to_roll_back(registry: mlflow.MlflowClient, name: str):
     with pytest.raises(InputError, match="has no champion to roll back from"):
-        rollback(settings(name))
+        rollback(name)

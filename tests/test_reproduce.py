@@ -1,4 +1,4 @@
-"""A run repeated from what MLflow recorded, and the same weights whichever way it was started."""
+"""A run is repeated from what MLflow recorded."""
 
 import re
 from dataclasses import replace
@@ -18,7 +18,7 @@ def test_a_run_is_repeated_to_the_last_bit(project: Project):
     assert "DIFFERENT" not in output
 
 
-def test_a_difference_is_told(capsys: pytest.CaptureFixture):
+def test_a_difference_is_reported(capsys: pytest.CaptureFixture):
     first = Record(
         {"weights_sha256": "a"}, {"val_loss": {1: 0.5, 2: 0.25}, "fit_seconds": {0: 9}}, ""
     )

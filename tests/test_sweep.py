@@ -171,15 +171,15 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     parent = parent_of(swept.output)
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent).data.tags["best.run_id"]
-    output = swept.command("retention", parent)
+    output = swept.command("prune", parent)
     assert "1 models deleted" in output
     for run in children(swept, parent):
         if run.info.status == "FINISHED":
             left = client.search_model_versions(f"run_id = '{run.info.run_id}'")
             assert bool(left) == (run.info.run_id == best)
             assert "best_val_loss" in run.data.metrics
-    assert "0 models deleted" in swept.command("retention", parent)
-    assert "no sweep" in swept.command("retention", "0" * 32, code=1)
+    assert "0 models deleted" in swept.command("prune", parent)
+    assert "is not a sweep" in swept.command("prune", "0" * 32, code=1)
 
 
 def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
@@ -193,12 +193,12 @@ def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
     while len(list(swept.folder.glob("runs/*.lock"))) == before:
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.01)
-    assert "runs already" in swept.run(*command, code=1)
+    assert "is already running" in swept.run(*command, code=1)
     assert "1 jobs finished" in first.communicate()[0]
 
 
 def test_with_other_settings_in_conf_the_same_command_is_another_sweep(swept: Project):
-    conf = swept.folder / "conf/optimizer/compact.yaml"
+    conf = swept.folder / "conf/optimizer/adam_cosine.yaml"
     before = conf.read_text()
     conf.write_text(before.replace("0.005", "0.004"))
     try:
@@ -244,5 +244,5 @@ def test_of_jobs_with_equal_accuracy_the_one_with_the_lower_loss_is_the_best():
         {"best_val_accuracy": 0.975, "best_val_loss": 0.115},
         {"best_val_accuracy": 0.9, "best_val_loss": 0.1},
     ]
-    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_accuracy", -1)) == jobs[1]
-    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_loss", 1)) == jobs[2]
+    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_accuracy")) == jobs[1]
+    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_loss")) == jobs[2]

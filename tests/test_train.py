@@ -1,4 +1,4 @@
-"""`image-classifier train`, the command line: one run, and sweeps."""
+"""`image-classifier train`: one run, and sweeps."""
 
 import re
 
@@ -78,7 +78,7 @@ def test_a_sweep_is_a_parent_run_with_a_child_for_each_job(project: Project, swe
 
 def test_a_sweep_ends_with_the_command_that_adopts_the_best(project: Project, sweep: str):
     parent = mlflow.MlflowClient(project.store).get_run(re.search(r"Sweep (\w+):", sweep)[1])
-    assert f"image_classifier.adopt {parent.data.tags['best.run_id']} NAME" in sweep
+    assert f"image-classifier adopt {parent.data.tags['best.run_id']} NAME" in sweep
 
 
 def test_a_failing_job_does_not_stop_the_others(project: Project):
@@ -92,8 +92,13 @@ def test_a_failing_job_does_not_stop_the_others(project: Project):
     assert parent.data.metrics["jobs_failed"] == 1
 
 
-@pytest.mark.parametrize("override", ["split.seed=0,1", "dataset=embedded,covid_xray"])
-def test_a_sweep_over_the_data_is_refused_and_names_the_pipeline(project: Project, override: str):
+@pytest.mark.parametrize(
+    "override",
+    ["split.seed=0,1", "dataset=embedded,covid_xray", "evaluation.threshold=0.3,0.5"],
+)
+def test_a_sweep_over_other_settings_than_the_training_names_the_pipeline(
+    project: Project, override: str
+):
     output = project.command("train", "--multirun", *SHRUNK, override, code=1)
     assert f"dvc exp run --queue -S '{override}'" in output
 

@@ -1,4 +1,4 @@
-"""The training loop on a small dataset in memory."""
+"""The training loop on a small dataset."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,11 @@ from image_classifier.config import compose
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.training import devices, fitting, job, resume
-from image_classifier.training.checkpoint import Progress, restore
+from image_classifier.sweeps import job
+from image_classifier.training import devices, fit, identity
+from image_classifier.training.checkpoint import Checkpoint
+from image_classifier.training.epoch_file import restore
+from image_classifier.training.progress import Progress
 
 TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.epochs=2"]
 
@@ -22,7 +25,26 @@ def tiny(*overrides: str) -> Config:
     return compose.config_of(*TINY, *overrides)
 
 
-@pytest.mark.parametrize("model", ["compact", "article"])  # one goes by val_loss, one by accuracy
+def train(
+    settings: Config,
+    dataset: PreparedDataset,
+    folder: Path,
+    *more: keras.callbacks.Callback,
+) -> Progress:
+    """Fit a new model, or continue with the epochs in a folder, as the stage train does."""
+    folder.mkdir(exist_ok=True)
+    devices.configure(settings.training)
+    model = fit.compiled_model(settings, dataset)
+    progress = restore(model, folder, settings.training)
+    stoppers = fit.stoppers(settings.training)
+    checkpoint = Checkpoint(folder, settings.training, progress, stoppers)
+    fit.fit(model, dataset, settings, progress, [*stoppers, checkpoint, *more])
+    return progress
+
+
+@pytest.mark.parametrize(
+    "model", ["compact", "article"]
+)  # one monitors val_loss, the other one val_accuracy
 def test_a_training_that_diverges_ends_at_once_and_says_so(
     dataset: PreparedDataset,
     empty_project: Path,
@@ -30,81 +52,72 @@ def test_a_training_that_diverges_ends_at_once_and_says_so(
     capsys: pytest.CaptureFixture[str],
     model: str,
 ):
-    compiled_model = fitting.compiled_model
+    compiled_model = fit.compiled_model
 
     def diverged(*arguments: object) -> keras.Model:
         model = compiled_model(*arguments)
         model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
         return model
 
-    monkeypatch.setattr(job, "compiled_model", diverged)
-    with pytest.raises(InputError, match=r"diverged. Lower optimizer.learning_rate="):
-        job.train(tiny(f"model={model}"), dataset, empty_project / "output", "test", [])
+    monkeypatch.setattr(fit, "compiled_model", diverged)
+    with pytest.raises(InputError, match=r"diverged.*Lower optimizer.learning_rate="):
+        job.train_and_register(tiny(f"model={model}"), dataset, empty_project / "output", [])
     assert "Epoch 2/2" not in capsys.readouterr().out
     assert not list(empty_project.glob("runs/unfinished/*/"))
 
 
-def test_what_was_trained_in_float16_is_kept_in_float32(dataset: PreparedDataset, tmp_path: Path):
+def test_a_model_trained_in_float16_is_stored_in_float32(dataset: PreparedDataset, tmp_path: Path):
     settings = tiny("training.mixed_precision=true")
-    model = fitting.compiled_model(settings, dataset)
-    progress = Progress()
-    fitting.fit(model, settings, dataset, tmp_path, progress)
-    kept = fitting.best_model(settings, dataset, tmp_path, progress)
+    progress = train(settings, dataset, tmp_path)
+    kept = fit.best_model(settings, dataset, tmp_path, progress)
     assert {layer.compute_dtype for layer in kept.layers[1:]} == {"float32"}
     exact = kept.predict(dataset.images, verbose=0)
     assert np.ptp(exact) > 0
     assert {weight.dtype for weight in kept.weights} == {"float32"}
 
 
-def test_what_is_trained_alike_goes_by_the_same_key(dataset: PreparedDataset):
+def test_what_decides_the_weights_decides_the_key(dataset: PreparedDataset):
     def key(*overrides: str) -> str:
-        return resume.key_of(tiny(*overrides), dataset)
+        return identity.training_key(tiny(*overrides), dataset)
 
     for other in (
         "promotion.minimum_accuracy=0.1",
         "tracking.experiment=x",
         "serving.read_seconds=9",
+        "evaluation.threshold=0.4",
     ):
         assert key(other) == key()
-    for other in ("training.seed=1", "augmentation=none", "evaluation.threshold=0.4"):
+    for other in ("training.seed=1", "augmentation=none", "optimizer.learning_rate=0.1"):
         assert key(other) != key()
 
 
-def test_patience_and_the_best_so_far_survive_an_interruption(
-    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_patience_and_the_best_epoch_survive_an_interruption(
+    dataset: PreparedDataset, tmp_path: Path
 ):
-    # it hardly learns, so that it stops when patience ends
+    # it hardly learns, so it stops when its patience ends
     settings = tiny(
         "model=article", "model.dense_units=4", "training.epochs=20", "training.patience=4",
         "optimizer.learning_rate=1e-9",
     )  # fmt: skip
 
-    def run(folder: Path) -> Progress:
-        folder.mkdir(exist_ok=True)
-        devices.configure(settings.training)
-        model = fitting.compiled_model(settings, dataset)
-        progress = restore(model, folder, settings.training)
-        fitting.fit(model, settings, dataset, folder, progress)
-        return progress
-
-    class Interrupted(fitting.EpochLogger):
+    class Interrupt(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict) -> None:
             if epoch == 2:
                 raise KeyboardInterrupt
 
-    whole = run(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fitting, "EpochLogger", Interrupted)
-        run(tmp_path / "interrupted")
-    resumed = run(tmp_path / "interrupted")
+    whole = train(settings, dataset, tmp_path / "whole")
+    interrupted = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, dataset, interrupted, Interrupt())
+    resumed = train(settings, dataset, interrupted)
     assert resumed.history == whole.history
     assert resumed.stopped
     assert resumed.epochs < 20
     assert resumed.best(settings.training) == whole.best(settings.training)
-    assert run(tmp_path / "interrupted").epochs == resumed.epochs  # and nothing comes after
+    assert train(settings, dataset, interrupted).epochs == resumed.epochs  # nothing is left to do
 
 
-def test_the_best_epoch_passes_over_what_is_no_number():
+def test_an_epoch_with_a_loss_of_nan_is_never_the_best():
     nan = float("nan")
     loss = compose.config_of().training
     assert Progress({"val_loss": [nan, 0.4, 0.2, nan, 0.3]}).best(loss) == (3, 0.2)
@@ -121,7 +134,7 @@ def test_xla_is_off_on_the_cpu_where_it_is_slower():
 
 
 @pytest.mark.parametrize("setting", ["mixed_precision", "mirrored"])
-def test_what_needs_a_gpu_is_refused_without_one(project: Project, setting: str):
+def test_a_setting_that_needs_a_gpu_is_refused_without_one(project: Project, setting: str):
     output = project.command("train", *SHRUNK, f"training.{setting}=true", code=1)
     assert f"training.{setting}" in output
     assert "no GPU" in output
@@ -138,20 +151,21 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from image_classifier.config import compose
 from image_classifier.data import dataset
-from image_classifier.training import checkpoint, fitting
-from image_classifier.config.schema import Config
+from image_classifier.training import epoch_file, fit, progress
+from image_classifier.training.checkpoint import Checkpoint
 settings = compose.load()
 prepared = dataset.load_prepared(settings)
-folder, progress = pathlib.Path(sys.argv[1]), checkpoint.Progress()
+folder, progress = pathlib.Path(sys.argv[1]), progress.Progress()
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = fitting.compiled_model(settings, prepared)
-fitting.fit(model, settings, prepared, folder, progress)
+    model = fit.compiled_model(settings, prepared)
+checkpoint = Checkpoint(folder, settings.training, progress)
+fit.fit(model, prepared, settings, progress, [checkpoint])
 loss = progress.history["loss"]
 print("epochs", len(loss), "loss falls", loss[1] < loss[0])
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    again = fitting.compiled_model(settings, prepared)
-    print("kept", fitting.best_model(settings, prepared, folder, progress).count_params())
-    print("restored", checkpoint.restore(again, folder, settings.training) == progress)
+    again = fit.compiled_model(settings, prepared)
+    print("kept", fit.best_model(settings, prepared, folder, progress).count_params())
+    print("restored", epoch_file.restore(again, folder, settings.training) == progress)
 """
     output = project.run(sys.executable, "-c", code, str(tmp_path))
     assert "epochs 2 loss falls True" in output

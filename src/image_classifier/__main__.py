@@ -23,7 +23,8 @@ STAGES = {
     "external": "copy the external sets to build/external",
     "split": "assign the images to training, validation and test",
     "prepare": "decode every image once, into one array",
-    "evaluate": "measure the trained model on the test images, and register it",
+    "train --stage": "train one model, and leave it to evaluate",
+    "evaluate": "measure the model on the test images, and register it",
     "promote": "make the registered version champion, or say why not",
 }
 COMMANDS = {
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description=overview(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("command", choices=[*STAGES, *COMMANDS], help=argparse.SUPPRESS)
+        parser.add_argument("command", choices=[*COMMANDS, *STAGES], help=argparse.SUPPRESS)
         parser.parse_args([name])
     try:
         return run(name, words[1:])
@@ -71,7 +72,7 @@ def overview() -> str:
     """Return the list of commands for `--help`."""
     lines = ["Train, compare, gate and serve image classifiers.", ""]
     for title, commands in (("commands", COMMANDS), ("stages of `dvc repro`", STAGES)):
-        lines += [f"{title}:", *(f"  {name:10} {text}" for name, text in commands.items()), ""]
+        lines += [f"{title}:", *(f"  {name:13} {text}" for name, text in commands.items()), ""]
     return "\n".join(lines)
 
 

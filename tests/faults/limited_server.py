@@ -1,4 +1,4 @@
-"""`image-classifier serve` as a process, and clients that speak to it as they like."""
+"""Runs `image-classifier serve` as a process, and sends any bytes to it."""
 
 import base64
 import http.client
@@ -19,15 +19,22 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass
 class Server:
-    """A running server, what it answers to a good request, and the memory it has before attacks."""
+    """A running server.
+
+    Attributes:
+        port: Its port on 127.0.0.1.
+        process: Its process.
+        valid: The body of a valid request.
+        answer: The answer to this request before any attack.
+    """
 
     port: int
     process: psutil.Process
-    good: bytes
+    valid: bytes
     answer: dict | None = None
 
     def post(self, body: bytes, headers: dict[str, str] = JSON) -> tuple[int, dict]:
-        """Send a body to /invocations; return status and answer, which is JSON always."""
+        """Send a body to /invocations; return the status and the answer, which is always JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("POST", "/invocations", body, headers)
         response = connection.getresponse()
@@ -36,35 +43,35 @@ class Server:
         return response.status, answer
 
     def connect(self) -> socket.socket:
-        """Return a connection on which nothing was sent."""
+        """Open a connection; send nothing on it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
-    def is_right(self) -> bool:
-        """Whether a good request gets the answer that it got before the attacks."""
-        return self.post(self.good) == (200, self.answer)
+    def answers_correctly(self) -> bool:
+        """Return whether the valid request gets the same answer as before the attacks."""
+        return self.post(self.valid) == (200, self.answer)
 
     def megabytes(self) -> float:
-        """Return the memory the process holds."""
+        """Return the resident memory of the process, in MiB."""
         return self.process.memory_info().rss / 2**20
 
 
 @contextmanager
 def limited_server(project: Project, folder: Path, **limits: int) -> Iterator[Server]:
-    """Serve the champion of a copy of a project with other limits than the default ones."""
+    """Serve the champion of a copy of a project, with these limits instead of the defaults."""
     copy = copy_of(project, folder)
     params = copy.folder / "params.yaml"
     settings = yaml.safe_load(params.read_text())
     settings["serving"] |= limits
     params.write_text(yaml.safe_dump(settings))
-    picture = copy.folder / "data" / "test" / "COVID19" / "phantom-001.jpg"
+    image = copy.folder / "data" / "test" / "COVID19" / "phantom-001.jpg"
     command = [*psutil.Process().cmdline()[:1], "-m", "image_classifier", "serve"]
     with running_server(command, "ping", copy) as address:
         port = int(address.rpartition(":")[2])
         process = next(
             child for child in psutil.Process().children() if str(port) in child.cmdline()
         )
-        server = Server(port, process, body_of(picture.read_bytes()))
-        status, server.answer = server.post(server.good)
+        server = Server(port, process, body_of(image.read_bytes()))
+        status, server.answer = server.post(server.valid)
         assert status == 200, server.answer
         yield server
     assert process.is_running() is False
@@ -79,15 +86,15 @@ def body_of(*contents: bytes) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict]:
-    """Return status and JSON of the answer on a connection."""
+    """Read an answer from a connection; return its status and its JSON."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     return response.status, json.loads(response.read())
 
 
 def assert_plain(answer: dict) -> None:
-    """Fail unless an error says what was wrong, in short and without the server's insides."""
+    """Fail unless an error has a short message that reveals nothing of the server's code."""
     assert set(answer) == {"error_code", "message"}
     assert 5 < len(answer["message"]) <= 500
-    for inside in ("Traceback", 'File "', ".py", "/tmp", "site-packages"):
-        assert inside not in answer["message"]
+    for internal in ("Traceback", 'File "', ".py", "/tmp", "site-packages"):
+        assert internal not in answer["message"]

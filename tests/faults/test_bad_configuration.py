@@ -1,4 +1,4 @@
-"""Every key of the configuration is refused by its name when it is wrong, before any work."""
+"""A wrong value of any setting is refused with the name of its key, before any work."""
 
 import copy
 import functools
@@ -18,12 +18,12 @@ from image_classifier.config import compose, schema
 from image_classifier.config.schema import Config
 from image_classifier.errors import InputError
 
-# a value that no key takes: not a number, text, list, or a section with keys
+# a value that no key accepts: it is not a number, a text, a list, or a section with known keys
 WRONG_TYPE = {"no such key": object}
 
 
 def base() -> dict[str, Any]:
-    """Return a whole configuration with every section in it."""
+    """Return a complete configuration, with every optional section."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["external"] = {"north": {"path": "north"}}
     values["dataset"]["expected_counts"] = {"train": 1, "test": 1}
@@ -37,7 +37,13 @@ def base_with(model: str) -> dict[str, Any]:
 
 
 class Key:
-    """A key of the typed configuration: its place, and a number's bounds where it may be one."""
+    """A key of the typed configuration.
+
+    Attributes:
+        place: The keys that lead to it.
+        name: Its dotted name.
+        numbers: Its numeric types, each with its bounds; empty if it is not a number.
+    """
 
     def __init__(self, place: tuple[str | int, ...], annotation: Any, metadata: list[Any]) -> None:
         self.place = place
@@ -46,7 +52,7 @@ class Key:
 
 
 def numbers(annotation: Any, metadata: list[Any]) -> Iterator[tuple[type, list[Any]]]:
-    """Yield the numeric types among the alternatives of a key, each with what bounds it."""
+    """Yield the numeric types among the types of a key, each with the constraints on it."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         yield from numbers(inner, [*metadata, *more])
@@ -63,12 +69,12 @@ def unpacked(metadata: list[Any]) -> Iterator[Any]:
 
 
 def keys(section: Any, place: tuple[str | int, ...] = ()) -> Iterator[Key]:
-    """Walk over a section of the configuration, by what pydantic knows of its fields."""
+    """Yield every key of a section, from the fields of its pydantic model."""
     for name, field in section.model_fields.items():
         here = (*place, name)
         annotation = field.annotation
         if place == () and name == "model":
-            continue  # one of two: see below
+            continue  # a union: CASES lists the keys of both models
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from keys(annotation, here)
             continue
@@ -105,7 +111,7 @@ CASES = [
 NUMERIC = [(model, key) for model, key in CASES if key.numbers]
 
 
-def test_the_walk_finds_every_key():
+def test_every_key_is_found():
     found = {key.name for _, key in CASES}
     assert set(compose.flatten(compose.load(ROOT / "params.yaml"))) - {"external"} <= found
     assert len(found) > 50
@@ -115,7 +121,7 @@ def test_the_walk_finds_every_key():
 
 
 @pytest.mark.parametrize("model", choices("model"))
-def test_a_wrong_type_is_refused_by_name(model: str):
+def test_a_value_of_the_wrong_type_is_refused_with_its_key(model: str):
     values = base_with(model)
     for chosen, key in CASES:
         if chosen == model:
@@ -125,7 +131,7 @@ def test_a_wrong_type_is_refused_by_name(model: str):
 
 
 @pytest.mark.parametrize(("model", "key"), NUMERIC, ids=[key.name for _, key in NUMERIC])
-def test_every_number_has_bounds_and_is_refused_beyond_them(model: str, key: Key):
+def test_every_number_has_bounds_and_is_refused_outside_them(model: str, key: Key):
     values = base_with(model)
     for kind, metadata in key.numbers:
         low = [m for m in metadata if isinstance(m, annotated_types.Ge | annotated_types.Gt)]
@@ -144,28 +150,28 @@ def test_every_number_has_bounds_and_is_refused_beyond_them(model: str, key: Key
                 compose.validate(with_value(values, key.place, value))
 
 
-def test_a_key_with_a_slip_of_the_pen_is_refused_and_the_right_one_named():
+def test_a_misspelled_key_is_refused_with_the_nearest_valid_key():
     for model, key in CASES:
         if key.place[-1] == 0 or key.place[0] == "external" or "expected_counts" in key.place:
-            continue  # no name, or one of the user's own
-        slip = (*key.place[:-1], f"{key.place[-1]}x")
+            continue  # it has no name, or a name that the user chose
+        misspelled = (*key.place[:-1], f"{key.place[-1]}x")
         with pytest.raises(InputError, match=rf"{key.name}x: no such key.*Did you mean {key.name}"):
-            compose.validate(with_value(base_with(model), slip, 1))
+            compose.validate(with_value(base_with(model), misspelled, 1))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["model=article", "image.height=8", "model.filters=[1,1,1,1]"], "must be at least 16"),
         (["training.monitor=val_recall"], r"training\.monitor: .*'val_accuracy' or 'val_loss'"),
-        (["dataset.url=https://example.com/x.git"], r"either dataset\.path .* or dataset\.url"),
-        (["dataset.path=null"], r"either dataset\.path .* or dataset\.url"),
-        (["dataset.group_pattern='('"], r"dataset\.group_pattern: .*no regular expression"),
-        (["+external.north.revision=x"], r"external\.north: .*either path"),
+        (["dataset.url=https://example.com/x.git"], r"dataset: give either path .* or url"),
+        (["dataset.path=null"], r"dataset: give either path .* or url"),
+        (["dataset.group_pattern='('"], r"dataset\.group_pattern: .*is not a regular expression"),
+        (["+external.north.revision=x"], r"external\.north: give either path .* or url"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_by_name(overrides: list[str], told: str):
-    with pytest.raises(InputError, match=told):
+def test_inconsistent_settings_are_refused_with_their_keys(overrides: list[str], message: str):
+    with pytest.raises(InputError, match=message):
         compose.config_of(*overrides)
 
 
@@ -176,33 +182,31 @@ def test_what_does_not_fit_together_is_refused_by_name(overrides: list[str], tol
      "augmentation.zoom=1.0", "evaluation.threshold=1.01", "split.maximum_unreadable=1.1",
      "image.height=7", "training.patience=0", "promotion.minimum_accuracy=-0.1"],
 )  # fmt: skip
-def test_the_first_value_out_of_range_is_refused(override: str):
+def test_a_value_just_out_of_range_is_refused(override: str):
     with pytest.raises(InputError, match=override.split("=")[0]):
         compose.config_of(override)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("a: [", r"params\.yaml cannot"), ("", "dataset is missing"), ("- 1", r"params\.yaml must"),
      ("3", r"params\.yaml must"), ("a: ${b}", r"params\.yaml cannot"), ("\x00", r"params\.yaml c"),
      ("a: !!python/object:os.system x", r"params\.yaml cannot"), ("training: 3", "training: "),
      ("training: {epochs: 1, epochs: 2}", r"params\.yaml cannot.*duplicate key epochs")],
 )  # fmt: skip
-def test_a_params_file_that_is_none_stops_every_stage_in_one_message(
-    empty_project: Path, text: str, told: str
-):
+def test_an_invalid_params_file_is_reported(empty_project: Path, text: str, message: str):
     Path("params.yaml").write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         compose.load()
 
 
-def test_a_params_file_in_another_encoding_is_told(empty_project: Path):
+def test_a_params_file_in_another_encoding_is_reported(empty_project: Path):
     Path("params.yaml").write_bytes("dataset: {name: Röntgen}".encode("latin-1"))
     with pytest.raises(InputError, match=r"params\.yaml cannot"):
         compose.load()
 
 
-def test_a_stage_ends_with_the_key_and_its_range_and_without_a_traceback(empty_project: Path):
+def test_a_stage_fails_with_the_key_and_its_range_but_without_a_traceback(empty_project: Path):
     Path("params.yaml").write_text(yaml.safe_dump(with_value(base(), ("split", "seed"), -1)))
     for stage in ("fetch", "prepare"):
         result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Datasets that are not as they should be: a stage stops, names what is wrong, loses nothing."""
+"""Invalid datasets: a stage fails, names what is wrong, and leaves the last outputs unchanged."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import image_classifier
 from conftest import as_nobody, run_stages
 from image_classifier.config import compose
 from image_classifier.config.schema import Config
-from image_classifier.data.dataset import PreparedDataset, check_batch_size, load_prepared
+from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import paths
@@ -24,6 +24,7 @@ from image_classifier.stages.external import external
 from image_classifier.stages.fetch import fetch
 from image_classifier.stages.prepare import prepare
 from image_classifier.stages.split import split
+from image_classifier.stages.train import check_batch_size
 
 SOURCE = Path(image_classifier.__file__).parents[1]
 SMALL = ["image.height=8", "image.width=8"]
@@ -59,7 +60,7 @@ def fetched() -> set[str]:
     return {p.relative_to(paths.RAW).as_posix() for p in paths.RAW.rglob("*") if p.is_file()}
 
 
-def test_links_pipes_and_sockets_are_passed_over_and_told(
+def test_links_pipes_and_sockets_are_skipped_with_a_reason(
     folder: Path, empty_project: Path, capsys: pytest.CaptureFixture
 ):
     cat = folder / "cat"
@@ -84,20 +85,20 @@ def test_links_pipes_and_sockets_are_passed_over_and_told(
     assert (paths.RAW / "cat/in.png").read_bytes() == (folder / "dog/00.png").read_bytes()
     assert not any(path.is_symlink() for path in paths.RAW.rglob("*"))
     expected = {
-        "cat/out.png": "a link out of the dataset",
-        "cat/nowhere.png": "a link to nowhere",
-        "cat/\\\\xe9\\n.png": "a link to nowhere",
-        "cat/circle.png": "a link to nowhere",
-        "cat/up": "a link in a circle",
+        "cat/out.png": "a link to outside the dataset",
+        "cat/nowhere.png": "a link to a missing file",
+        "cat/\\\\xe9\\n.png": "a link to a missing file",
+        "cat/circle.png": "a link to a missing file",
+        "cat/up": "a link to a parent folder",
         "cat/dogs": "a link to a folder",
-        "round": "a link in a circle",
-        "elsewhere": "a link out of the dataset",
-        "cat/pipe.png": "no file, but a pipe, socket or device",
-        "cat/socket.png": "no file, but a pipe, socket or device",
+        "round": "a link to a parent folder",
+        "elsewhere": "a link to outside the dataset",
+        "cat/pipe.png": "not a file, but a pipe, socket or device",
+        "cat/socket.png": "not a file, but a pipe, socket or device",
     }
-    assert json.loads(paths.FETCHED.read_text())["passed_over"] == expected
+    assert json.loads(paths.FETCHED.read_text())["skipped"] == expected
     output = capsys.readouterr().out
-    assert "10 passed over:" in output
+    assert "10 skipped: " in output
     assert all(f"{path} ({reason})" in output for path, reason in expected.items())
 
 
@@ -106,41 +107,43 @@ def test_links_pipes_and_sockets_are_passed_over_and_told(
     [(b"caf\xe9.png", r"cat/caf\\xe9\.png"), (b"two\nlines.png", r"cat/two\\nlines\.png"),
      (b"\x1b[31mred.png", r"cat/\\x1b\[31mred\.png")],
 )  # fmt: skip
-def test_a_name_that_cannot_be_written_down_is_named(folder: Path, name: bytes, shown: str):
+def test_an_unprintable_file_name_is_refused(folder: Path, name: bytes, shown: str):
     (folder / "cat" / os.fsdecode(name)).write_bytes(b"x")
     with pytest.raises(InputError, match=shown + ".*Rename it"):
         fetch(pets())
 
 
-def test_an_empty_class_folder_is_named(folder: Path):
+def test_an_empty_class_folder_is_refused(folder: Path):
     (folder / "eel").mkdir()
     (folder / "eel" / ".gitkeep").touch()
-    with pytest.raises(InputError, match=r"pets/eel: a class folder without images.*remove"):
+    with pytest.raises(InputError, match=r"pets/eel: this class folder has no images.*remove"):
         fetch(pets())
     assert not list(paths.BUILD.glob("*"))
 
 
-def test_an_empty_class_folder_says_what_was_passed_over(folder: Path):
+def test_an_empty_class_folder_is_reported_with_the_skipped_files(folder: Path):
     (folder / "eel").mkdir()
     (folder / "eel" / "1.png").symlink_to("/etc/hostname")
-    with pytest.raises(InputError, match=r"pets/eel: .*eel/1.png \(a link out of the dataset\)"):
+    with pytest.raises(
+        InputError, match=r"pets/eel: .*eel/1.png \(a link to outside the dataset\)"
+    ):
         fetch(pets())
 
 
-def test_one_class_only_is_refused(folder: Path):
+def test_a_single_class_is_refused(folder: Path):
     shutil.rmtree(folder / "dog")
     with pytest.raises(InputError, match=r"each of two or more classes.*found cat"):
         fetch(pets())
 
 
 @pytest.mark.parametrize("alike", ["Cat", "CAT", "ｃat"])
-def test_classes_that_differ_in_case_only_are_named(folder: Path, alike: str):
+def test_classes_that_differ_only_in_case_are_refused(folder: Path, alike: str):
     draw(folder / alike, 3)
     with pytest.raises(InputError, match=f"({alike} and cat|cat and {alike}) differ only in"):
         fetch(pets())
 
 
-def test_three_images_in_all_are_too_few(empty_project: Path):
+def test_three_images_are_too_few_to_split(empty_project: Path):
     draw(Path("pets/cat"), 1, 1)
     draw(Path("pets/dog"), 2, 2)
     fetch(pets())
@@ -148,7 +151,7 @@ def test_three_images_in_all_are_too_few(empty_project: Path):
         split(pets())
 
 
-def test_too_many_unreadable_images_stop_split_by_name(folder: Path):
+def test_split_fails_on_too_many_unreadable_images_and_names_them(folder: Path):
     for index in range(3):
         (folder / "cat" / f"broken {index}.png").write_bytes(b"x")
     fetch(pets())
@@ -161,17 +164,17 @@ def test_too_many_unreadable_images_stop_split_by_name(folder: Path):
     assert len(read_manifest()) == 20
 
 
-def test_an_image_that_changes_after_split_stops_prepare_by_name(folder: Path):
+def test_prepare_fails_on_an_image_that_changed_after_split(folder: Path):
     fetch(pets())
     split(pets())
     prepare(pets())
     before = paths.IMAGES.read_bytes(), paths.PREPARED.read_bytes()
     image = paths.RAW / "dog" / "03.png"
     Image.new("L", (12, 12), 7).save(image)
-    with pytest.raises(InputError, match=r"build/raw/dog/03\.png changed since split.*dvc repro"):
+    with pytest.raises(InputError, match=r"build/raw/dog/03\.png changed after split.*dvc repro"):
         prepare(pets())
     image.unlink()
-    with pytest.raises(InputError, match=r"build/raw/dog/03\.png is gone since split"):
+    with pytest.raises(InputError, match=r"build/raw/dog/03\.png was deleted after split"):
         prepare(pets())
     assert (paths.IMAGES.read_bytes(), paths.PREPARED.read_bytes()) == before
     assert len(list(paths.IMAGES.parent.iterdir())) == 3
@@ -183,7 +186,7 @@ def test_a_batch_larger_than_the_training_images_is_refused(dataset: PreparedDat
         check_batch_size(pets("training.batch_size=22"), dataset)
 
 
-def test_train_refuses_such_a_batch_before_any_work(folder: Path):
+def test_train_refuses_a_batch_that_is_too_large_before_any_work(folder: Path):
     fetch(pets())
     split(pets())
     prepare(pets())
@@ -200,7 +203,7 @@ def test_train_refuses_such_a_batch_before_any_work(folder: Path):
     assert not Path("mlflow.db").exists()
 
 
-def test_what_may_not_be_read_stops_fetch_by_name_and_keeps_the_former(world: Path):
+def test_fetch_names_an_unreadable_path_and_keeps_the_last_dataset(world: Path):
     draw(world / "pets/cat", 3, 1)
     draw(world / "pets/dog", 3, 2)
     draw(world / "pets/cat/sub", 2, 3)
@@ -212,17 +215,18 @@ def test_what_may_not_be_read_stops_fetch_by_name_and_keeps_the_former(world: Pa
     record = (world / paths.FETCHED).read_bytes()
     for unreadable in ("cat/sub", "cat/00.png"):
         (world / "pets" / unreadable).chmod(0)
-        assert run_stages(world, "fetch", before=as_nobody()) == {
-            "fetch": f"fetch: pets/{unreadable}: Permission denied. You need the right to read it, "
-            f"or to write it: see `ls -ld`."
-        }
+        end = run_stages(world, "fetch", before=as_nobody())["fetch"]
+        assert end.startswith(f"fetch: pets/{unreadable}: Permission denied. ")
+        assert end.count("Permission denied") == 1
+        assert "`ls -ld`" in end
+        assert "\n" not in end
         (world / "pets" / unreadable).chmod(0o755)
         assert len(list((world / paths.RAW).rglob("*.png"))) == 8
         assert (world / paths.FETCHED).read_bytes() == record
         assert {path.name for path in (world / "build").iterdir()} == {"raw", "fetch.json"}
 
 
-def test_an_image_that_may_not_be_read_stops_split_and_prepare_by_name(world: Path):
+def test_split_and_prepare_name_an_image_without_read_permission(world: Path):
     draw(world / "pets/cat", 10, 1)
     draw(world / "pets/dog", 10, 2)
     write_params(world, "dataset=folder", "dataset.name=pets", "dataset.path=pets",
@@ -236,7 +240,7 @@ def test_an_image_that_may_not_be_read_stops_split_and_prepare_by_name(world: Pa
     assert (world / paths.MANIFEST).read_bytes() == manifest
 
 
-def test_a_missing_or_damaged_record_is_told_by_name(folder: Path):
+def test_a_missing_or_damaged_record_is_named(folder: Path):
     fetch(pets())
     paths.FETCHED.write_text('{"counts":')
     with pytest.raises(InputError, match=r"build/fetch\.json is damaged.*dvc repro -f -s fetch"):
@@ -246,7 +250,7 @@ def test_a_missing_or_damaged_record_is_told_by_name(folder: Path):
         external(pets())
 
 
-def test_names_and_labels_with_commas_and_quotes_come_back_from_the_manifest(empty_project: Path):
+def test_the_manifest_keeps_names_and_labels_with_commas_and_quotes(empty_project: Path):
     draw(Path('pets/cat, "big"'), 10, 1)
     draw(Path("pets/dog; small"), 10, 2)
     shutil.copy("pets/dog; small/00.png", 'pets/dog; small/a,"b".png')
@@ -258,7 +262,7 @@ def test_names_and_labels_with_commas_and_quotes_come_back_from_the_manifest(emp
     assert load_prepared(own).classes == ['cat, "big"', "dog; small"]
 
 
-def test_the_columns_of_the_manifest_are_those_of_a_row(folder: Path):
+def test_the_columns_of_the_manifest_are_the_fields_of_a_row(folder: Path):
     fetch(pets())
     split(pets())
     header = paths.MANIFEST.read_text().splitlines()[0]

@@ -1,4 +1,4 @@
-"""Images as they come: each works, or is left out with its reason; nothing else happens."""
+"""Unusual and damaged image files: each is read, or is skipped with a reason."""
 
 import csv
 import io
@@ -38,8 +38,8 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    """Return a PNG of some bytes that says it has so many pixels."""
+def png_with_header(width: int, height: int) -> bytes:
+    """Return a small PNG whose header claims this size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
@@ -72,7 +72,7 @@ GOOD = {
     "animated.gif": encoded(noise(6), "GIF", save_all=True, append_images=[noise(7)]),
     "rotated.jpg": rotated(),
     "wide.png": encoded(noise(8, 6, 30_000), "PNG"),
-    "two pictures.mpo": encoded(noise(9), "MPO", save_all=True, append_images=[noise(10)]),
+    "two images.mpo": encoded(noise(9), "MPO", save_all=True, append_images=[noise(10)]),
     "bitmap.bmp": encoded(noise(11), "BMP"),
     "scan.tiff": encoded(noise(12), "TIFF", compression="tiff_lzw"),
     "web.webp": encoded(noise(13), "WEBP", lossless=True),
@@ -90,16 +90,16 @@ GOOD = {
 BAD = {
     "truncated.jpg": (encoded(noise(30), "JPEG")[:-200], "truncated"),
     "empty.jpg": (b"", "not an image"),
-    "without width.png": (png_that_claims(0, 30), "."),
+    "without width.png": (png_with_header(0, 30), "."),
     "without pixels.gif": (b"GIF89a\x00\x00\x00\x00\x00\x00\x00;", "."),
-    "text.jpg": (b"no picture", "not an image"),
-    "bomb.png": (png_that_claims(30_000, 30_000), "89,478,485 pixels or more: scale it down"),
-    "smaller bomb.png": (png_that_claims(10_000, 10_000), "89,478,485 pixels or more"),
+    "text.jpg": (b"not an image", "not an image"),
+    "bomb.png": (png_with_header(30_000, 30_000), "89,478,485 pixels or more: scale it down"),
+    "smaller bomb.png": (png_with_header(10_000, 10_000), "89,478,485 pixels or more"),
     "postscript.jpg": (POSTSCRIPT, "not an image"),
 }
 
 
-def test_odd_images_work_and_broken_ones_are_listed_with_the_reason(
+def test_unusual_images_are_read_and_damaged_ones_are_skipped_with_a_reason(
     empty_project: Path, capsys: pytest.CaptureFixture
 ):
     for label in ("cat", "dog"):
@@ -127,11 +127,11 @@ def test_odd_images_work_and_broken_ones_are_listed_with_the_reason(
     for name, (_, reason) in BAD.items():
         assert re.search(reason, listed[name]), (name, listed[name])
     assert len(np.load(paths.IMAGES)) == 60 + len(GOOD)
-    assert f"{len(BAD)} files left out, see" in capsys.readouterr().out
+    assert f"{len(BAD)} files skipped, see {paths.SKIPPED}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", list(GOOD))
-def test_each_odd_image_has_a_size_and_pixels(name: str):
+def test_an_unusual_image_has_a_size_and_pixels(name: str):
     facts, small = inspect(GOOD[name])
     assert facts.width * facts.height > 0
     assert small.shape == (120, 120, 1)
@@ -139,15 +139,15 @@ def test_each_odd_image_has_a_size_and_pixels(name: str):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as images.py does
-def test_a_picture_just_below_the_limit_is_read_and_one_at_it_is_not():
+def test_an_image_just_below_the_pixel_limit_is_read_and_one_above_is_not():
     side = images.MAXIMUM_PIXELS // 30_000
     assert inspect(encoded(Image.new("1", (30_000, side)), "PNG"))[0].height == side
     with pytest.raises(UnreadableImage, match="scale it down"):
         inspect(encoded(Image.new("1", (30_000, side + 1)), "PNG"))
 
 
-def test_a_bomb_inside_of_an_icon_is_not_unpacked():
-    bomb = png_that_claims(10_000, 10_000)
+def test_a_decompression_bomb_inside_an_icon_is_not_decoded():
+    bomb = png_with_header(10_000, 10_000)
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(bomb), 22) + bomb
     with pytest.raises(UnreadableImage):
         decode(icon, 8, 8, 3)
@@ -159,17 +159,18 @@ def test_a_postscript_file_does_not_start_ghostscript(tmp_path: Path):
     program.chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(POSTSCRIPT)
     code = "import sys; from pathlib import Path; " \
-        "from image_classifier.data import near_duplicates; print(near_duplicates.fingerprint(Path(sys.argv[1])))"  # fmt: skip
+        "from image_classifier.data.near_duplicates import fingerprint; " \
+        "print(fingerprint(Path(sys.argv[1])))"  # fmt: skip
     output = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "x.jpg")],
-        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(near_duplicates.__file__).parents[1])},
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(near_duplicates.__file__).parents[2])},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "not an image" in output
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_disk_that_fails_is_not_taken_for_a_bad_image():
+def test_a_disk_error_is_not_reported_as_a_damaged_image():
     failing = Path("/proc/self/mem")  # reading its start is an input/output error
     if not failing.exists():
         pytest.skip("there is no /proc here")

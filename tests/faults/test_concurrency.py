@@ -1,4 +1,4 @@
-"""Two commands at once: one after the other, or refused clearly, never mixed."""
+"""Two commands at once: one waits for the other, or is refused; their results never mix."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from conftest import SHRUNK, Project, copy_of
 
 @pytest.fixture(scope="module")
 def shared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project that ran."""
+    """A copy of the project after `dvc repro`."""
     return copy_of(project, tmp_path_factory.mktemp("shared") / "project")
 
 
@@ -23,7 +23,7 @@ def start(project: Project, *command: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_of_two_dvc_repro_at_once_one_is_refused_or_finds_nothing_to_do(shared: Project):
+def test_a_second_dvc_repro_is_refused_or_has_nothing_to_do(shared: Project):
     params = (shared.folder / "params.yaml").read_text()
     (shared.folder / "params.yaml").write_text(params.replace("seed: 0", "seed: 1"))
     processes = [start(shared, "dvc", "repro", "train") for _ in range(2)]
@@ -35,17 +35,17 @@ def test_of_two_dvc_repro_at_once_one_is_refused_or_finds_nothing_to_do(shared: 
         assert code == 0 or re.search(r"[Uu]nable to acquire lock|is busy", output), output
     shared.run("dvc", "repro", "train")
     assert "up to date" in shared.run("dvc", "status", "train")
-    # what DVC has is finished: forced, it trains again
+    # a finished training is not continued: with --force it starts from the first epoch
     assert "Epoch 1/2" in shared.run("dvc", "repro", "--force", "--single-item", "train")
 
 
-def test_the_same_training_twice_at_once_waits_for_the_other(shared: Project):
+def test_a_training_waits_for_the_same_training_in_another_process(shared: Project):
     command = [sys.executable, "-m", "image_classifier", "train", *SHRUNK, "training.seed=40"]
     command += ["--config-path", str(shared.folder), "--config-name", "params"]
     processes = [start(shared, *command) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    waited = ["runs in another process: waiting" in output for output in outputs]
+    waited = ["Another process runs the same training: waiting" in output for output in outputs]
     assert sorted(waited) == [False, True]
     runs = {re.search(r"MLflow run (\w{32}), registered", output)[1] for output in outputs}
     client = mlflow.MlflowClient(shared.store)
@@ -55,8 +55,8 @@ def test_the_same_training_twice_at_once_waits_for_the_other(shared: Project):
     assert len(runs) == 2
 
 
-def test_images_that_are_prepared_anew_do_not_reach_a_training_that_runs(shared: Project):
-    """The training keeps the file that it opened."""
+def test_prepare_does_not_change_the_images_of_a_running_training(shared: Project):
+    """The training keeps the file open that it started with."""
     code = """
 import sys
 from image_classifier.config import compose

@@ -1,4 +1,4 @@
-"""An address, or the repository behind it, cannot run commands or bring files of this machine."""
+"""A repository or its address cannot run commands, or copy other files of this machine."""
 
 import hashlib
 import json
@@ -79,16 +79,16 @@ def fetched() -> dict[str, bytes]:
         ("https://", "no host"),
         ("https:///x.git", "no host"),
         ("https://example.com/x.git\nhttps://example.org", "control"),
-        ("https://example.com:port/x.git", "no address"),
+        ("https://example.com:port/x.git", "is not an address"),
         ("https://[::", "helper program"),
         ("", "empty"),
         ("https://user:s3cret@example.com/x.git", "credential helper"),
         ("https://s3cret@example.com/x.git", "credential helper"),
         ("ssh://git:s3cret@example.com/x.git", "credential helper"),
-        ("https://user:s3cret\u2100@example.com/x.git", "no address"),
+        ("https://user:s3cret\u2100@example.com/x.git", "is not an address"),
     ],
 )
-def test_a_dangerous_address_is_refused_by_key_and_its_password_not_repeated(url: str, reason: str):
+def test_a_dangerous_address_is_refused_and_its_password_is_not_repeated(url: str, reason: str):
     with pytest.raises(InputError, match=rf"dataset\.url: .*{reason}") as raised:
         settings(url=url)
     assert "s3cret" not in str(raised.value)
@@ -107,7 +107,7 @@ def test_a_dangerous_address_is_refused_by_key_and_its_password_not_repeated(url
         ("subfolder", "-x"), ("subfolder", "a\x00b"),
     ],
 )  # fmt: skip
-def test_a_dangerous_revision_or_subfolder_is_refused_by_key(key: str, value: str):
+def test_a_dangerous_revision_or_subfolder_is_refused_with_its_key(key: str, value: str):
     with pytest.raises(InputError, match=rf"dataset\.{key}: "):
         settings(**{key: value})
 
@@ -118,16 +118,16 @@ def test_a_dangerous_revision_or_subfolder_is_refused_by_key(key: str, value: st
      "git://example.com/x.git", "git@example.com:team/pets.git", "example.com:pets", "/srv/pets",
      "../pets", "pets: the repository"],
 )  # fmt: skip
-def test_plain_addresses_are_taken(url: str):
+def test_an_ordinary_address_is_accepted(url: str):
     assert settings(url=url, revision="v1.0/final", subfolder="a/b c").dataset.url == url
 
 
-def test_a_local_path_that_is_not_there_is_told(empty_project: Path):
+def test_a_missing_local_repository_is_reported(empty_project: Path):
     with pytest.raises(InputError, match=r"dataset\.url=nowhere: no such folder.*https://"):
         fetch(settings(url="nowhere"))
 
 
-def test_links_of_a_repository_bring_nothing_from_outside(repository: Path, tmp_path: Path):
+def test_links_out_of_a_repository_are_skipped(repository: Path, tmp_path: Path):
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key.png").write_bytes(b"secret")
@@ -142,24 +142,24 @@ def test_links_of_a_repository_bring_nothing_from_outside(repository: Path, tmp_
     assert fetched() == {
         "cat/1.png": b"cat", "cat/in.png": b"dog", "dog/1.png": b"dog", "fox/1.png": b"cat"
     }  # fmt: skip
-    assert json.loads(paths.FETCHED.read_text())["passed_over"] == {
-        "cat/out.png": "a link out of the dataset",
-        "cat/up.png": "a link to nowhere",
-        "eel": "a link out of the dataset",
+    assert json.loads(paths.FETCHED.read_text())["skipped"] == {
+        "cat/out.png": "a link to outside the dataset",
+        "cat/up.png": "a link to a missing file",
+        "eel": "a link to outside the dataset",
     }
 
 
-def test_a_subfolder_that_is_a_link_brings_nothing(repository: Path):
+def test_a_subfolder_that_is_a_link_is_not_followed(repository: Path):
     (repository / "data").symlink_to("/etc")
     commit(repository)
-    with pytest.raises(InputError, match="there is no folder data in it"):
+    with pytest.raises(InputError, match="it has no folder data"):
         fetch(settings(url=str(repository), subfolder="data"))
 
 
-def test_nothing_of_a_repository_runs(
+def test_no_code_of_a_repository_runs(
     repository: Path, empty_project: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Hooks, filters and submodules, with commands in the repository's settings and the user's."""
+    """Hooks, filters and submodules, with commands in the git settings of repository and user."""
     command = f"touch {empty_project}/ran"
     (empty_project / "user").mkdir()
     user = empty_project / "user/gitconfig"
@@ -182,85 +182,88 @@ def test_nothing_of_a_repository_runs(
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(user))
     fetch(settings(url=str(repository)))
     assert fetched() == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
-    assert json.loads(paths.FETCHED.read_text())["passed_over"] == {"cat/sub": "a git submodule"}
+    assert json.loads(paths.FETCHED.read_text())["skipped"] == {"cat/sub": "a git submodule"}
     assert not (empty_project / "ran").exists()
 
 
-def test_files_that_dvc_keeps_come_with_the_repository(repository: Path):
+def test_files_that_dvc_stores_are_downloaded(repository: Path):
     dvc(repository, "init")
-    (repository / "cat/2.png").write_bytes(b"kept by DVC")
+    (repository / "cat/2.png").write_bytes(b"stored by DVC")
     dvc(repository, "add", "cat/2.png")
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message=dvc")
     (repository / "cat/2.png").unlink()
     (repository / "dog/1.png").write_bytes(b"changed, but not committed")
     fetch(settings(url=str(repository)))
-    assert fetched()["cat/2.png"] == b"kept by DVC"
-    assert fetched()["dog/1.png"] == b"dog"  # the commit that is recorded, not the working tree
+    assert fetched()["cat/2.png"] == b"stored by DVC"
+    assert fetched()["dog/1.png"] == b"dog"  # from the recorded commit, not from the working tree
 
 
-def test_a_dvc_import_of_a_local_file_brings_nothing(repository: Path, tmp_path: Path):
+def test_a_dvc_import_of_a_local_file_is_refused(repository: Path, tmp_path: Path):
     (tmp_path / "key.png").write_bytes(b"secret")
     dvc(repository, "init")
     (repository / "cat/key.png.dvc").write_text(
         f"deps:\n- path: {tmp_path}/key.png\nouts:\n- path: key.png\n"
     )
     commit(repository)
-    with pytest.raises(InputError, match=r"cat/key\.png\.dvc imports from elsewhere.*dvc pull"):
+    with pytest.raises(InputError, match=r"cat/key\.png\.dvc imports data from .*dvc pull"):
         fetch(settings(url=str(repository)))
     assert not paths.RAW.exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ('[core]\nremote = r\n["remote \\"r\\""]\nurl = /etc\n', "has /etc as remote r"),
+        ('[core]\nremote = r\n["remote \\"r\\""]\nurl = /etc\n', "has the remote r at /etc"),
         (
             '["remote \\"r\\""]\nurl = s3://x\nconfigpath = /etc/aws\n',
             "sets configpath of remote r",
         ),
     ],
 )
-def test_settings_of_dvc_that_reach_into_this_machine_are_refused(
-    repository: Path, text: str, told: str
+def test_dvc_settings_that_name_files_of_this_machine_are_refused(
+    repository: Path, text: str, message: str
 ):
     dvc(repository, "init")
     (repository / "cat/2.png.dvc").write_text(f"outs:\n- md5: {'0' * 32}\n  path: 2.png\n")
     (repository / ".dvc/config").write_text(text.replace('"remote \\"r\\""', "'remote \"r\"'"))
     commit(repository)
-    with pytest.raises(InputError, match=rf"{told}.*dvc pull"):
+    with pytest.raises(InputError, match=rf"{message}.*dvc pull"):
         fetch(settings(url=str(repository)))
     assert not paths.RAW.exists()
 
 
-def test_files_in_git_lfs_are_told(repository: Path):
+def test_files_in_git_lfs_are_refused(repository: Path):
     (repository / "cat/1.png").write_text("version https://git-lfs.github.com/spec/v1\noid …\n")
     commit(repository)
     with pytest.raises(InputError, match=r"cat/1\.png is in Git LFS.*clone the repository"):
         fetch(settings(url=str(repository)))
 
 
-def test_a_list_of_dvc_files_that_leads_upwards_writes_nothing_outside(
+def test_dvc_files_with_a_path_to_a_parent_folder_are_not_written(
     repository: Path, empty_project: Path
 ):
     dvc(repository, "init")
     cache = repository / ".dvc/cache/files/md5"
 
-    def keep(content: bytes, suffix: str = "") -> str:
+    def store(content: bytes, suffix: str = "") -> str:
         digest = hashlib.md5(content).hexdigest()
         (cache / digest[:2]).mkdir(parents=True, exist_ok=True)
         (cache / digest[:2] / (digest[2:] + suffix)).write_bytes(content)
         return digest
 
     name = "x/../../../../../escaped.png"
-    entries = [{"md5": keep(b"escaped"), "relpath": name}, {"md5": keep(b"x"), "relpath": "1.png"}]
-    listed = keep(json.dumps(entries).encode(), ".dir")
+    entries = [
+        {"md5": store(b"escaped"), "relpath": name},
+        {"md5": store(b"x"), "relpath": "1.png"},
+    ]
+    listed = store(json.dumps(entries).encode(), ".dir")
     (repository / "cat/more.dvc").write_text(
         f"outs:\n- md5: {listed}.dir\n  size: 8\n  nfiles: 2\n  hash: md5\n  path: more\n"
     )
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message=dvc")
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be downloaded"):
         fetch(settings(url=str(repository)))
     assert not list(empty_project.rglob("escaped*"))
     assert not paths.RAW.exists()

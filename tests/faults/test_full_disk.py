@@ -1,4 +1,4 @@
-"""Disks that are full or closed: fetch, split and prepare say so in a line, and lose nothing."""
+"""Full or read-only disks: fetch, split and prepare report them and keep the last outputs."""
 
 import hashlib
 import shutil
@@ -35,7 +35,7 @@ def write_params(folder: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of forty images that went through the three stages."""
+    """A dataset of forty images, after the three stages."""
     folder = tmp_path_factory.mktemp("finished")
     draw(folder / "pets/cat", 20, 1)
     draw(folder / "pets/dog", 20, 2)
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(finished: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, where every user may look."""
+    """A copy of this dataset that every user may read."""
     shutil.copytree(finished, world, dirs_exist_ok=True, copy_function=shutil.copyfile)
     world.chmod(0o777)
     monkeypatch.chdir(world)
@@ -55,18 +55,18 @@ def project(finished: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def small_disk(project: Path) -> Iterator[Path]:
-    """The project's build/ on a file system of its own, of 3 MB."""
+    """The project, with build/ on a file system of 3 MB."""
     if not shutil.which("mount"):
-        pytest.skip("there is no mount here")
-    shutil.move("build", "kept")
+        pytest.skip("mount is not installed")
+    shutil.move("build", "original")
     Path("build").mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", "build"], capture_output=True
     )
     if mounted.returncode != 0:
-        pytest.skip("file systems may not be mounted here")
+        pytest.skip("no permission to mount a file system")
     try:
-        shutil.copytree("kept", "build", dirs_exist_ok=True)
+        shutil.copytree("original", "build", dirs_exist_ok=True)
         yield project
     finally:
         subprocess.run(["umount", "build"], check=True)
@@ -82,13 +82,13 @@ def digests() -> dict[str, str]:
 
 
 def fill_disk(leave: int) -> None:
-    """Fill the file system of build/ up to so many bytes."""
+    """Fill the file system of build/, except for this many bytes."""
     with Path("build/filler").open("wb") as file:
         free = shutil.disk_usage("build").free
         file.write(bytes(max(0, free - leave)))
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_last_outputs_stay(small_disk: Path):
+def test_a_full_disk_is_reported_in_one_line_and_the_last_outputs_remain(small_disk: Path):
     fill_disk(leave=8192)
     before = digests()
     for stage, end in run_stages(small_disk, *STAGES).items():
@@ -99,8 +99,8 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_outputs_stay(small_disk: P
 
 
 @pytest.mark.parametrize("free", [200_000, 436_000])
-def test_a_disk_that_fills_up_while_prepare_writes_does_not_kill_it(small_disk: Path, free: int):
-    """The array is 432 kB: the disk is full in its middle, or when the picture grid follows."""
+def test_prepare_reports_a_disk_that_fills_up_while_it_writes(small_disk: Path, free: int):
+    """The array has 432 kB: the disk fills up within it, or within the picture grid after it."""
     fill_disk(leave=free)
     before = digests()
     end = run_stages(small_disk, "prepare")["prepare"]
@@ -109,30 +109,33 @@ def test_a_disk_that_fills_up_while_prepare_writes_does_not_kill_it(small_disk: 
     assert digests() == before
 
 
-def test_when_there_is_space_again_the_stages_go_through(small_disk: Path):
+def test_with_enough_space_the_stages_give_the_same_outputs(small_disk: Path):
     before = digests()
     assert run_stages(small_disk, *STAGES) == dict.fromkeys(STAGES, "")
     assert digests() == before
 
 
-def test_a_limit_on_the_size_of_files_is_told_and_the_last_outputs_stay(project: Path):
+def test_a_file_size_limit_is_reported_and_the_last_outputs_remain(project: Path):
     before = digests()
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
     for stage, end in run_stages(project, *STAGES, before=limit).items():
         assert end.startswith(f"{stage}: build/")
-        assert "File too large. Files may not grow so large here" in end
+        assert "File too large. The file size limit is reached; check `ulimit -f`." in end
     assert digests() == before
 
 
-def test_a_folder_that_is_read_only_is_told_and_the_last_outputs_stay(project: Path):
-    before = digests()  # all of it belongs to the user who runs the tests
+def test_a_read_only_folder_is_reported_and_the_last_outputs_remain(project: Path):
+    before = digests()
+    # as another user: build/ belongs to the user who runs the tests
     for stage, end in run_stages(project, *STAGES, before=as_nobody()).items():
         assert end.startswith(f"{stage}: build/")
-        assert "Permission denied. You need the right" in end
+        assert ": Permission denied. " in end
+        assert end.count("Permission denied") == 1
+        assert "`ls -ld`" in end
     assert digests() == before
 
 
-def test_parts_of_a_file_written_in_any_order_are_all_there(tmp_path: Path):
+def test_parts_of_a_file_can_be_written_in_any_order(tmp_path: Path):
     with (tmp_path / "file").open("wb") as file:
         write_at(file.fileno(), b"world", 6)
         write_at(file.fileno(), b"hello ", 0)

@@ -1,4 +1,4 @@
-"""A disk that fills up under a training: told in one line, and no epoch is lost."""
+"""A disk that fills up during a training: one message, and no finished epoch is lost."""
 
 import re
 import subprocess
@@ -17,21 +17,21 @@ def weights_of(project: Project, run_id: str) -> str:
     return mlflow.MlflowClient(project.store).get_run(run_id).data.tags["weights_sha256"]
 
 
-def test_a_training_on_a_full_disk_goes_on_once_there_is_space(project: Project, tmp_path: Path):
+def test_a_training_continues_after_space_is_freed_on_a_full_disk(project: Project, tmp_path: Path):
     copy = copy_of(project, tmp_path / "project")
     runs = copy.folder / "runs"
     runs.mkdir(exist_ok=True)
-    # enough for one epoch's model and state, not for two beside each other
+    # enough for the files of one epoch, not for those of two
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(runs)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("file systems may not be mounted here")
+        pytest.skip("no permission to mount a file system")
     try:
         output = copy.run(*TRAIN, code=1)
         assert re.search(r"train: \S+/runs/unfinished/\S+: No space left on device", output)
         assert "Traceback" not in output
         subprocess.run(["mount", "-o", "remount,size=64m", str(runs)], check=True)
         output = copy.run(*TRAIN)
-        assert "An earlier attempt came to the end of epoch 1" in output
+        assert "Continuing an earlier attempt after epoch 1." in output
     finally:
         subprocess.run(["umount", str(runs)], check=True)
     run_id = re.search(r"MLflow run (\w{32}), registered", output)[1]

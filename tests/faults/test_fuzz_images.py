@@ -1,4 +1,4 @@
-"""Thousands of damaged images, manifests and records: a result, or the one error that is meant."""
+"""Thousands of damaged images, manifests and records: each is read, or raises the right error."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from image_classifier.project.records import read_record
 from image_classifier.stages.external import external
 from image_classifier.stages.prepare import prepare
 
-# the same inputs in every run; what is slow on a busy machine is no failure
+# the same inputs in every run; on a busy machine, a slow example is not a failure
 FIXED = {
     "derandomize": True, "deadline": None, "database": None,
     "suppress_health_check": list(HealthCheck),
@@ -50,7 +50,7 @@ HEADERS = sorted({seed[:12] for seed in SEEDS})
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """Real content with bytes changed, cut out, doubled or cut off."""
+    """Valid content with bytes that are changed, removed, repeated or cut off."""
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
         if not content:
@@ -59,7 +59,7 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
         kind = draw(st.sampled_from(["byte", "number", "cut", "double", "end"]))
         if kind == "byte":
             content[place] = draw(st.integers(0, 255))
-        elif kind == "number":  # sizes and offsets are such
+        elif kind == "number":  # as sizes and offsets are stored
             number = draw(st.sampled_from([0, 1, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1]))
             order = draw(st.sampled_from(["big", "little"]))
             content[place : place + 4] = number.to_bytes(4, order)
@@ -79,7 +79,7 @@ RANDOM = st.binary(max_size=300) | st.builds(
 
 def check_image(content: bytes) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of damaged tags
+        warnings.simplefilter("ignore")  # from Pillow, about damaged tags
         for read, shape in (
             (lambda: inspect(content)[1], (120, 120, 1)),
             (lambda: decode(content, 9, 7, 3), (9, 7, 3)),
@@ -99,7 +99,7 @@ def fuzz(check: Callable[..., None], examples: int, **strategies: st.SearchStrat
 
 
 def few_and_many(test: Callable[..., None]) -> Callable[..., None]:
-    """Run a test with a few examples, and with twenty times as many where there is time."""
+    """Run a test with a few examples, and with twenty times as many as a slow test."""
     slow = pytest.param(MANY, marks=pytest.mark.slow)
     return pytest.mark.parametrize("examples", [FEW, slow])(test)
 
@@ -110,13 +110,13 @@ def test_random_bytes_are_an_image_or_unreadable(examples: int):
 
 
 @few_and_many
-def test_a_damaged_image_is_an_image_or_unreadable(examples: int):
+def test_a_damaged_image_is_read_or_unreadable(examples: int):
     fuzz(check_image, 2 * examples, content=damaged(SEEDS))
 
 
 @pytest.fixture
 def manifest(empty_project: Path) -> bytes:
-    """A manifest with names that need quotes, and its record."""
+    """A manifest with names that need quotes in CSV."""
     names = ["cat/1.png", 'cat/a,"b" ü.png', "dog/1.png"]
     write_rows(names)
     return paths.MANIFEST.read_bytes()
@@ -128,7 +128,7 @@ def write_rows(names: list[str]) -> None:
 
 
 @few_and_many
-def test_a_damaged_manifest_is_read_or_told_by_name(manifest: bytes, examples: int):
+def test_a_damaged_manifest_is_read_or_named(manifest: bytes, examples: int):
     own = compose.config_of()
 
     def check(content: bytes) -> None:
@@ -139,8 +139,8 @@ def test_a_damaged_manifest_is_read_or_told_by_name(manifest: bytes, examples: i
             assert str(paths.MANIFEST) in str(error)
         else:
             assert rows
-            # none of these files is there, and nothing else is looked for
-            with pytest.raises(InputError, match="is gone since split"):
+            # none of the listed files exists, and prepare opens no other file
+            with pytest.raises(InputError, match="was deleted after split"):
                 prepare(own)
 
     fuzz(check, examples, content=damaged([manifest]) | st.binary(max_size=200))
@@ -158,7 +158,7 @@ JSON = st.recursive(
 
 
 @few_and_many
-def test_a_damaged_record_is_read_or_told_by_name(empty_project: Path, examples: int):
+def test_a_damaged_record_is_read_or_named(empty_project: Path, examples: int):
     record = b'{"settings": {"dataset.path": "data"}, "counts": {"all": {"cat": 3, "dog": 4}}}\n'
     own = compose.config_of()
     paths.BUILD.mkdir()
@@ -172,7 +172,7 @@ def test_a_damaged_record_is_read_or_told_by_name(empty_project: Path, examples:
             assert str(paths.FETCHED) in str(error)
 
     whole = JSON.map(lambda value: json.dumps(value).encode())
-    # deeper than Python reads
+    # nested more deeply than Python's JSON parser allows
     deep = st.just(b"[" * 100_000)
     with contextlib.redirect_stdout(io.StringIO()):
         fuzz(check, examples, content=damaged([record]) | whole | deep)

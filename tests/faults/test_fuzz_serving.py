@@ -1,4 +1,4 @@
-"""Bodies that a program made up: near misses of requests, and requests with changed bytes."""
+"""Generated request bodies: almost valid ones, and valid ones with changed bytes."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ scalars = (
     | st.integers()
     | st.floats()
     | st.text(max_size=9)
-    | st.sampled_from(["image", "GOOD", "data:image/png;base64,GOOD", "GOOD GOOD", "GOOD="])
+    | st.sampled_from(["image", "VALID", "data:image/png;base64,VALID", "VALID VALID", "VALID="])
 )
 keys = st.sampled_from(["image", "columns", "data", "index", "threshold", *FORMS]) | st.text(
     max_size=4
@@ -50,7 +50,7 @@ tables = st.fixed_dictionaries(
     },
 )
 columns = st.fixed_dictionaries({"image": values | st.lists(scalars, max_size=3)})
-near_misses = st.dictionaries(
+almost_valid = st.dictionaries(
     st.sampled_from(FORMS), rows | tables | columns | values, min_size=1, max_size=2
 ) | st.fixed_dictionaries(
     {"inputs": rows | columns}, optional={"params": values | st.dictionaries(keys, values)}
@@ -65,7 +65,7 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def check(server: Server, body: bytes) -> None:
-    """Fail unless a body is answered, or refused as what it is: the client's mistake."""
+    """Fail unless a body gets predictions, or an error of the client, 4xx."""
     status, answer = server.post(body)
     if status == 200:
         assert set(answer) == {"predictions"}
@@ -74,47 +74,47 @@ def check(server: Server, body: bytes) -> None:
         assert_plain(answer)
 
 
-def near_miss(server: Server, value: Any) -> bytes:
-    picture = json.loads(server.good)["dataframe_records"][0]["image"]
-    return json.dumps(value).replace("GOOD", picture).encode()
+def with_image(server: Server, value: Any) -> bytes:
+    image = json.loads(server.valid)["dataframe_records"][0]["image"]
+    return json.dumps(value).replace("VALID", image).encode()
 
 
 def changed(body: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
-    """Return a body in which, at some places, some bytes are others."""
+    """Return a body with edits: each is a place from 0 to 1, bytes to remove, and bytes to add."""
     for place, removed, added in edits:
         start = int(place * len(body))
         body = body[:start] + added + body[start + removed :]
     return body
 
 
-def test_near_misses_are_answered_or_refused(server: Server):
+def test_an_almost_valid_body_is_classified_or_refused(server: Server):
     @SOME
-    @given(near_misses)
+    @given(almost_valid)
     def run(value: Any) -> None:
-        check(server, near_miss(server, value))
+        check(server, with_image(server, value))
 
     run()
-    assert server.is_right()
+    assert server.answers_correctly()
 
 
-def test_changed_bytes_are_answered_or_refused(server: Server):
+def test_a_body_with_changed_bytes_is_classified_or_refused(server: Server):
     @SOME
     @given(changes)
     def run(edits: list[tuple[float, int, bytes]]) -> None:
-        check(server, changed(server.good, edits))
+        check(server, changed(server.valid, edits))
 
     run()
-    assert server.is_right()
+    assert server.answers_correctly()
 
 
 @pytest.mark.slow
-def test_thousands_of_made_up_bodies_are_answered_or_refused(server: Server):
+def test_thousands_of_generated_bodies_are_classified_or_refused(server: Server):
     @MANY
-    @given(near_misses, changes)
+    @given(almost_valid, changes)
     def run(value: Any, edits: list[tuple[float, int, bytes]]) -> None:
-        check(server, near_miss(server, value))
-        check(server, changed(near_miss(server, value), edits))
-        check(server, changed(server.good, edits))
+        check(server, with_image(server, value))
+        check(server, changed(with_image(server, value), edits))
+        check(server, changed(server.valid, edits))
 
     run()
-    assert server.is_right()
+    assert server.answers_correctly()

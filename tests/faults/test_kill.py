@@ -1,4 +1,4 @@
-"""`kill -9` in the middle of a training, and the same command again."""
+"""`kill -9` during a training, and the same command again."""
 
 import random
 import re
@@ -19,7 +19,7 @@ TRAIN = [sys.executable, "-m", "image_classifier", "train", *LONGER]
 
 @pytest.fixture(scope="module")
 def killed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project that ran; `weights` is the digest of a training that was not killed."""
+    """A copy of the project; `weights` is the digest of a training that was not killed."""
     killed = copy_of(project, tmp_path_factory.mktemp("killed") / "project")
     killed.weights = weights_of(killed, killed.run(*TRAIN))
     return killed
@@ -35,7 +35,7 @@ def weights_of(project: Project, output: str) -> str:
 
 
 def kill(project: Project, command: list[str], moment: Callable[[], bool]) -> None:
-    """Start a command; once `moment` returns True, kill the process that trains, or all of it."""
+    """Start a command; when `moment` returns True, kill its children, and it unless it is DVC."""
     log = project.folder / "killed.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -44,7 +44,7 @@ def kill(project: Project, command: list[str], moment: Callable[[], bool]) -> No
     while not moment():
         if process.poll() is not None:
             assert process.returncode == 0, log.read_text()
-            return  # it was through already
+            return  # it finished before the moment
         time.sleep(0.01)
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
@@ -54,11 +54,11 @@ def kill(project: Project, command: list[str], moment: Callable[[], bool]) -> No
 
 
 def epochs_of(project: Project) -> int:
-    """How many epochs the unfinished training has finished: a line of its log for each."""
+    """Return how many epochs the killed training finished: its log has one line for each."""
     return len(re.findall(r"val_loss: ", (project.folder / "killed.log").read_text()))
 
 
-def assert_whole(project: Project, run_id: str) -> None:
+def assert_complete(project: Project, run_id: str) -> None:
     client = mlflow.MlflowClient(project.store)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -68,7 +68,7 @@ def assert_whole(project: Project, run_id: str) -> None:
     assert len(client.search_model_versions(f"run_id = '{run_id}'")) == 1
 
 
-def test_dvc_repro_goes_on_after_a_kill_in_the_same_run_to_the_same_weights(killed: Project):
+def test_dvc_repro_continues_a_killed_training_in_the_same_run_to_the_same_weights(killed: Project):
     client = mlflow.MlflowClient(killed.store)
     params = (killed.folder / "params.yaml").read_text()
     (killed.folder / "params.yaml").write_text(
@@ -77,10 +77,10 @@ def test_dvc_repro_goes_on_after_a_kill_in_the_same_run_to_the_same_weights(kill
     before = {run.info.run_id for run in client.search_runs(["1"])}
     kill(killed, ["dvc", "repro", "train"], lambda: epochs_of(killed) >= 3)
     output = killed.run("dvc", "repro", "train")
-    assert re.search(r"An earlier attempt came to the end of epoch [2-7]", output)
+    assert re.search(r"Continuing an earlier attempt after epoch [2-7]\.", output)
     (run_id,) = {run.info.run_id for run in client.search_runs(["1"])} - before
     assert run_id == killed.read("build/train/run.json")["run_id"]
-    assert_whole(killed, run_id)
+    assert_complete(killed, run_id)
     assert client.get_run(run_id).data.tags["weights_sha256"] == killed.weights
     history = (killed.folder / "build/train/history.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in history] == ["epoch", *"12345678"]
@@ -88,24 +88,24 @@ def test_dvc_repro_goes_on_after_a_kill_in_the_same_run_to_the_same_weights(kill
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
-def test_twenty_kills_at_random_moments_lose_nothing(killed: Project, number: int):
+def test_a_kill_at_a_random_moment_loses_nothing(killed: Project, number: int):
     client = mlflow.MlflowClient(killed.store)
     moments = random.Random(number)
     before = {run.info.run_id for run in client.search_runs(["1"])}
-    # most of the time goes into starting up: the moments are those from the first epoch on
-    delay, begun = moments.uniform(0, 8), []
+    # a start takes longer than an epoch: the moments are counted from the first epoch on
+    delay, started = moments.uniform(0, 8), []
 
     def moment() -> bool:
-        if not begun and "Epoch 1/8" in (killed.folder / "killed.log").read_text():
-            begun.append(time.monotonic())
-        return bool(begun) and time.monotonic() > begun[0] + delay
+        if not started and "Epoch 1/8" in (killed.folder / "killed.log").read_text():
+            started.append(time.monotonic())
+        return bool(started) and time.monotonic() > started[0] + delay
 
     kill(killed, TRAIN, moment)
     output = killed.run(*TRAIN)
     new = {run.info.run_id for run in client.search_runs(["1"])} - before
-    print(f"killed {delay:.1f} s after the first epoch began, in epoch {epochs_of(killed) + 1}")
+    print(f"killed {delay:.1f} s after the start of the first epoch, in epoch {epochs_of(killed) + 1}")
     assert run_of(output) in new
-    assert_whole(killed, run_of(output))
+    assert_complete(killed, run_of(output))
     assert weights_of(killed, output) == killed.weights
     # a training that was through before the kill has its own run
     assert all(client.get_run(run_id).info.status == "FINISHED" for run_id in new)

@@ -1,4 +1,4 @@
-"""Git hosts that fail: fetch ends in time, says what to do, and keeps the former dataset."""
+"""Git hosts that fail: fetch ends in time, says what to do, and keeps the last dataset."""
 
 import http.server
 import socket
@@ -27,7 +27,7 @@ def fetch_from(url: str, **dataset: object) -> None:
 
 @pytest.fixture(scope="module")
 def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a `git daemon` that has a dataset of 2 MB, pets."""
+    """The port of a `git daemon` with a dataset of 2 MB, pets."""
     folder = tmp_path_factory.mktemp("git")
     generator = np.random.default_rng(0)
     for label in ("cat", "dog"):
@@ -57,9 +57,9 @@ def git_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @contextmanager
 def cutting_proxy(port: int, after: int, cuts: int) -> Iterator[tuple[int, list[int]]]:
-    """A proxy that closes its first `cuts` connections after so many bytes of the answer.
+    """Run a proxy that closes its first `cuts` connections after this many bytes of the answer.
 
-    Yields its port, and a list that grows by the bytes that went through each connection.
+    Yields its port, and a list with the bytes of the answer on each connection.
     """
     sent: list[int] = []
 
@@ -98,11 +98,11 @@ def cutting_proxy(port: int, after: int, cuts: int) -> Iterator[tuple[int, list[
         yield listener.getsockname()[1], sent
 
 
-def the_former_dataset() -> dict[str, bytes]:
+def files_in_build() -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in paths.BUILD.rglob("*") if p.is_file()}
 
 
-def test_a_connection_that_breaks_once_is_mended_by_another_attempt(
+def test_a_connection_that_breaks_once_is_retried(
     empty_project: Path, git_server: int
 ):
     with cutting_proxy(git_server, after=300_000, cuts=1) as (port, sent):
@@ -112,22 +112,22 @@ def test_a_connection_that_breaks_once_is_mended_by_another_attempt(
     assert sum(path.is_file() for path in paths.RAW.rglob("*")) == 2
 
 
-def test_a_connection_that_always_breaks_is_given_up_and_the_former_dataset_stays(
+def test_a_connection_that_always_breaks_is_given_up_and_files_in_build_stays(
     empty_project: Path, git_server: int
 ):
     fetch_from(f"git://127.0.0.1:{git_server}/pets")
-    before = the_former_dataset()
+    before = files_in_build()
     with (
         cutting_proxy(git_server, after=300_000, cuts=99) as (port, sent),
         pytest.raises(InputError, match=r"after 3 attempts: .*Check dataset\.url"),
     ):
         fetch_from(f"git://127.0.0.1:{port}/pets")
     assert len(sent) == 3
-    assert the_former_dataset() == before
+    assert files_in_build() == before
     assert {path.name for path in paths.BUILD.iterdir()} == {"raw", "fetch.json"}
 
 
-def test_a_host_that_is_not_there_is_told(empty_project: Path):
+def test_an_unreachable_host_is_reported(empty_project: Path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(InputError, match=r"after 3 attempts: .*onnect.*Check dataset\.url"):
@@ -136,7 +136,7 @@ def test_a_host_that_is_not_there_is_told(empty_project: Path):
 
 
 @pytest.mark.parametrize("scheme", ["git", "http"])
-def test_a_host_that_stays_silent_is_given_up_in_time(empty_project: Path, scheme: str):
+def test_fetch_gives_up_in_time_on_a_host_that_sends_nothing(empty_project: Path, scheme: str):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/pets.git"
         with pytest.raises(InputError, match=r"dataset\.timeout_seconds=2.*Check the address"):
@@ -144,24 +144,24 @@ def test_a_host_that_stays_silent_is_given_up_in_time(empty_project: Path, schem
         silent.settimeout(5)
         client, _ = silent.accept()
         client.settimeout(5)
-        while client.recv(65536):  # ends when the peer is gone: git does not live on
+        while client.recv(65536):  # ends when the peer closes the connection: git was killed, too
             pass
     assert list(paths.BUILD.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "message"),
     [(401, r"\(fatal: Authentication failed"), (404, r"\(fatal: repository .* not found"),
      (503, "after 3 attempts: .*503")],
 )  # fmt: skip
-def test_what_a_web_server_refuses_is_told_and_tried_again_only_where_that_helps(
-    empty_project: Path, status: int, told: str, monkeypatch: pytest.MonkeyPatch
+def test_an_http_error_is_reported_and_retried_only_if_it_may_be_temporary(
+    empty_project: Path, status: int, message: str, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_response(status)
             self.send_header("WWW-Authenticate", 'Basic realm="pets"')
             self.send_header("Content-Length", "0")
@@ -170,16 +170,16 @@ def test_what_a_web_server_refuses_is_told_and_tried_again_only_where_that_helps
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")  # no credential helper of the tester's
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")  # it may contain a credential helper
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match=rf"{told}.*that you may read the repository"):
+        with pytest.raises(InputError, match=rf"{message}.*your permission to read the repository"):
             fetch_from(f"http://127.0.0.1:{server.server_port}/pets.git")
         server.shutdown()
-    assert len(asked) <= 3
+    assert len(requests) <= 3
 
 
-def test_a_revision_that_is_not_there_is_told_without_another_attempt(
+def test_a_missing_revision_is_reported_without_another_attempt(
     empty_project: Path, git_server: int
 ):
     with (
@@ -190,7 +190,7 @@ def test_a_revision_that_is_not_there_is_told_without_another_attempt(
     assert len(sent) == 1
 
 
-def test_a_commit_is_found_by_its_hash_and_the_start_of_it(empty_project: Path, git_server: int):
+def test_a_commit_is_found_by_its_hash_and_by_the_beginning_of_its_hash(empty_project: Path, git_server: int):
     url = f"git://127.0.0.1:{git_server}/pets"
     listed = subprocess.run(["git", "ls-remote", url, "HEAD"], capture_output=True, text=True)
     for revision in (listed.stdout[:40], listed.stdout[:9]):
@@ -198,8 +198,8 @@ def test_a_commit_is_found_by_its_hash_and_the_start_of_it(empty_project: Path, 
         assert listed.stdout[:40] in paths.FETCHED.read_text()
 
 
-def test_ssh_never_asks(empty_project: Path, monkeypatch: pytest.MonkeyPatch):
-    """A real ssh would wait for a yes or a password; what git starts as ssh says what it got."""
+def test_ssh_never_asks_for_input(empty_project: Path, monkeypatch: pytest.MonkeyPatch):
+    """A fake ssh prints its arguments; a real one could wait for a password."""
     program = empty_project / "bin/ssh"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\necho "fatal: called with $*" >&2\nexit 255\n')

@@ -1,4 +1,4 @@
-"""A password in MLFLOW_TRACKING_URI stays in the environment."""
+"""A password in MLFLOW_TRACKING_URI is kept only in the environment."""
 
 import secrets
 from pathlib import Path
@@ -10,12 +10,12 @@ from conftest import SHRUNK, Project, copy_of
 PASSWORD = secrets.token_hex(8)
 
 
-def holds_password(folder: Path) -> list[Path]:
+def files_with_password(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return [path for path in files if PASSWORD.encode() in path.read_bytes()]
 
 
-def test_a_password_of_the_tracking_server_is_printed_and_stored_nowhere(
+def test_a_password_of_the_tracking_server_is_never_printed_or_stored(
     project: Project, tracking_server: str, tmp_path: Path
 ):
     copy = copy_of(project, tmp_path / "project")
@@ -28,7 +28,7 @@ def test_a_password_of_the_tracking_server_is_printed_and_stored_nowhere(
         MLFLOW_TRACKING_URI=f"http://anna:{PASSWORD}@127.0.0.1:9",
     )  # fmt: skip
     assert PASSWORD not in output
-    assert not holds_password(copy.folder)
+    assert not files_with_password(copy.folder)
 
     client = mlflow.MlflowClient(tracking_server)
     experiment = client.get_experiment_by_name("image-classifier")
@@ -44,4 +44,4 @@ def test_a_password_of_the_tracking_server_is_printed_and_stored_nowhere(
             mlflow.artifacts.download_artifacts(
                 f"models:/{version.name}/{version.version}", dst_path=str(tmp_path / "model")
             )
-    assert not holds_password(tmp_path)
+    assert not files_with_password(tmp_path)

@@ -1,4 +1,4 @@
-"""An MLflow server that is gone, slow, or answers 500: the training ends, and is sent later."""
+"""An MLflow server that is down, slow or broken: the training ends, and is uploaded later."""
 
 import http.server
 import re
@@ -17,11 +17,11 @@ from conftest import SHRUNK, Project, running_server
 
 TRAIN = [*SHRUNK, "training.epochs=4"]
 OUTCOMES = ("evaluate/evaluated.json", "promote/decision.json")
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # the tests need not wait as users would
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # do not wait for retries
 
 
 class Gate:
-    """A TCP peer in front of a server: passes all on after a delay, or refuses everybody."""
+    """A TCP proxy of a server: it forwards everything after a delay, or refuses connections."""
 
     def __init__(self, server: str) -> None:
         self.server = int(server.rsplit(":", 1)[1])
@@ -37,7 +37,7 @@ class Gate:
         threading.Thread(target=self._accept, args=[self.listener], daemon=True).start()
 
     def close(self) -> None:
-        """Refuse new connections, and cut those that there are."""
+        """Refuse new connections, and close the open ones."""
         if self.listener:
             self.listener.shutdown(socket.SHUT_RDWR)
             self.listener.close()
@@ -55,9 +55,9 @@ class Gate:
             server = socket.create_connection(("127.0.0.1", self.server))
             self.connections += [client, server]
             for ends in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                threading.Thread(target=self._forward, args=ends, daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while data := source.recv(65536):
                 if source.getpeername()[1] == self.server:
@@ -83,7 +83,7 @@ def runs_of(server: str, seed: int) -> list:
     return [run for run in found if run.data.params.get("training.seed") == str(seed)]
 
 
-def assert_sent_once(server: str, seed: int) -> None:
+def assert_uploaded_once(server: str, seed: int) -> None:
     client = mlflow.MlflowClient(server)
     (run,) = runs_of(server, seed)
     run_id = run.info.run_id
@@ -99,18 +99,18 @@ def assert_sent_once(server: str, seed: int) -> None:
     assert client.list_artifacts(run_id, "data")
 
 
-def assert_kept_then_sent(project: Project, kept: str, server: str, seed: int, url: str) -> None:
-    """What a training printed whose server was gone, and the same command with the server back."""
-    assert "Nothing is lost: the same command again" in kept
+def assert_kept_then_uploaded(project: Project, kept: str, server: str, seed: int, url: str) -> None:
+    """Check the output of a training without a server, then the same command with the server."""
+    assert "Nothing is lost: run the same command again" in kept
     assert "Traceback" not in kept
     command = ["train", *TRAIN, f"training.seed={seed}"]
     output = project.command(*command, MLFLOW_TRACKING_URI=url)
-    assert "An earlier attempt came to the end of epoch 4" in output
+    assert "Continuing an earlier attempt after epoch 4." in output
     assert "Epoch 1/4" not in output
-    assert_sent_once(server, seed)
+    assert_uploaded_once(server, seed)
 
 
-def test_a_server_that_dies_in_the_middle_gets_the_rest_later_once(
+def test_the_rest_is_uploaded_once_after_a_server_failed_during_a_training(
     project: Project, tracking_server: str, gate: Gate
 ):
     gate.open()
@@ -128,22 +128,22 @@ def test_a_server_that_dies_in_the_middle_gets_the_rest_later_once(
     assert "does not answer" in output
     assert "Epoch 4/4" in output
     gate.open()
-    assert_kept_then_sent(project, output, tracking_server, 101, gate.url)
+    assert_kept_then_uploaded(project, output, tracking_server, 101, gate.url)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_from_the_start_gets_all_later(
+def test_everything_is_uploaded_later_if_the_server_was_down_from_the_start(
     project: Project, tracking_server: str, gate: Gate
 ):
     command = ["train", *TRAIN, "training.seed=102"]
     output = project.command(*command, code=1, MLFLOW_TRACKING_URI=gate.url)
-    assert "The training goes on" in output
+    assert "Continuing without it" in output
     gate.open()
-    assert_kept_then_sent(project, output, tracking_server, 102, gate.url)
+    assert_kept_then_uploaded(project, output, tracking_server, 102, gate.url)
 
 
 @pytest.mark.slow
-def test_a_server_that_answers_500_gets_all_later(project: Project, tracking_server: str):
+def test_everything_is_uploaded_later_if_the_server_answered_500(project: Project, tracking_server: str):
     class Broken(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -161,20 +161,20 @@ def test_a_server_that_answers_500_gets_all_later(project: Project, tracking_ser
         output = project.command(*command, code=1, MLFLOW_TRACKING_URI=url)
         broken.shutdown()
     assert "500" in output
-    assert_kept_then_sent(project, output, tracking_server, 103, tracking_server)
+    assert_kept_then_uploaded(project, output, tracking_server, 103, tracking_server)
 
 
 @pytest.mark.slow
-def test_a_slow_server_gets_everything_in_the_end(
+def test_everything_is_uploaded_to_a_slow_server(
     project: Project, tracking_server: str, gate: Gate
 ):
     gate.open(delay=0.5)
     project.command("train", *TRAIN, "training.seed=104", MLFLOW_TRACKING_URI=gate.url)
-    assert_sent_once(tracking_server, 104)
+    assert_uploaded_once(tracking_server, 104)
 
 
 @pytest.mark.slow
-def test_a_real_server_that_is_killed_and_started_again(project: Project, tmp_path: Path):
+def test_everything_is_uploaded_after_a_restart_of_a_real_server(project: Project, tmp_path: Path):
     command = ["mlflow", "server", "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
@@ -184,10 +184,10 @@ def test_a_real_server_that_is_killed_and_started_again(project: Project, tmp_pa
         assert experiment
     output = project.command(*train, code=1, MLFLOW_TRACKING_URI=first)
     with running_server(command, "health", Project(tmp_path)) as second:
-        assert_kept_then_sent(project, output, second, 105, second)
+        assert_kept_then_uploaded(project, output, second, 105, second)
 
 
-def test_a_server_that_refuses_is_named_before_any_training(project: Project):
+def test_a_refusal_by_the_server_is_reported_before_any_training(project: Project):
     client = mlflow.MlflowClient(project.store)
     client.delete_experiment(client.create_experiment("deleted"))
     output = project.command(
@@ -199,7 +199,7 @@ def test_a_server_that_refuses_is_named_before_any_training(project: Project):
     assert "Traceback" not in output
 
 
-def test_evaluate_and_promote_name_a_dead_server_and_change_nothing(project: Project, gate: Gate):
+def test_evaluate_and_promote_name_a_server_that_is_down_and_change_nothing(project: Project, gate: Gate):
     before = [(project.folder / "build" / name).read_bytes() for name in OUTCOMES]
     for stage in ("evaluate", "promote"):
         output = project.command(stage, code=1, MLFLOW_TRACKING_URI=gate.url, **IMPATIENT)
@@ -208,18 +208,18 @@ def test_evaluate_and_promote_name_a_dead_server_and_change_nothing(project: Pro
     assert [(project.folder / "build" / name).read_bytes() for name in OUTCOMES] == before
 
 
-def test_a_dead_server_is_named_when_a_sweep_begins(project: Project, gate: Gate):
+def test_a_sweep_reports_at_once_that_the_server_is_down(project: Project, gate: Gate):
     output = project.command(
         "train", "--multirun", *TRAIN, "training.seed=107,108", code=1,
         MLFLOW_TRACKING_URI=gate.url, **IMPATIENT
     )  # fmt: skip
-    assert "the sweep cannot be opened in MLflow" in output
+    assert "the run of the sweep cannot be opened in MLflow" in output
     assert "Epoch 1" not in output
     assert not re.search("Traceback", output)
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_server_dies_is_finished_by_the_same_command(
+def test_the_same_command_finishes_a_sweep_whose_server_failed(
     project: Project, tracking_server: str, gate: Gate
 ):
     sweep = [sys.executable, "-m", "image_classifier", "train", "--multirun", *TRAIN]
@@ -234,7 +234,7 @@ def test_a_sweep_whose_server_dies_is_finished_by_the_same_command(
     for line in process.stdout:
         output += line
         seen += "Epoch 2/4" in line
-        if seen == 2:  # the second job is in its middle
+        if seen == 2:  # in the middle of the second job
             gate.close()
     assert process.wait() != 0
     assert output.count("Epoch 4/4") == 3  # all of them trained to the end
@@ -243,4 +243,4 @@ def test_a_sweep_whose_server_dies_is_finished_by_the_same_command(
     assert "3 jobs finished, 0 failed" in output
     assert "Epoch 1/4" not in output
     for seed in (111, 112, 113):
-        assert_sent_once(tracking_server, seed)
+        assert_uploaded_once(tracking_server, seed)

@@ -9,6 +9,7 @@ params.yaml, into build/train; the stage `evaluate` then registers the model. `-
 the options of Hydra.
 """
 
+import os
 import sys
 
 from image_classifier.config.compose import load
@@ -23,6 +24,7 @@ def run(words: list[str]) -> int:
         return 0
     from image_classifier.sweeps import hydra_callback, job
 
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     sys.argv = ["image-classifier train", *words]  # Hydra reads its arguments there
     try:
         job.run()

@@ -39,7 +39,9 @@ def resample(
         yield np.concatenate([rows[i] for i in generator.integers(0, len(rows), len(rows))])
 
 
-def intervals(predictions: "Predictions") -> dict[str, tuple[float, float]]:
+def intervals(
+    predictions: "Predictions", resamples: int = RESAMPLES
+) -> dict[str, tuple[float, float]]:
     """Return the 95% bootstrap interval of every metric.
 
     When all predictions are right, or all are wrong, every sample is the same, so the bootstrap
@@ -50,7 +52,7 @@ def intervals(predictions: "Predictions") -> dict[str, tuple[float, float]]:
         classification_metrics(
             predictions.labels[rows], predictions.probabilities[rows], predictions.predicted[rows]
         )
-        for rows in resample(predictions.clusters)
+        for rows in resample(predictions.clusters, resamples)
     ]
     ends = {name: percentiles([sample[name] for sample in samples]) for name in samples[0]}
     rows_of = {

@@ -32,6 +32,7 @@ CALIBRATION = paths.EVALUATE / "calibration.png"
 HEAT_MAPS = paths.EVALUATE / "heat_maps.png"
 FILES = [CONFUSION, ROC, PRECISION_RECALL, CALIBRATION, HEAT_MAPS]
 
+BINS = 10  # of the calibration plot
 EXAMPLES = 4  # most certain hits on the page of heat maps, and worst errors
 
 
@@ -72,21 +73,30 @@ def plot_curves(test: Predictions, classes: list[str]) -> None:
     for name, actual, score in _one_against_the_rest(test, classes):
         RocCurveDisplay.from_predictions(actual, score, name=name, ax=roc_axis)
         PrecisionRecallDisplay.from_predictions(actual, score, name=name, ax=recall_axis)
-        CalibrationDisplay.from_predictions(
-            actual, score, n_bins=10, name=name, ax=calibration_axis, linestyle=""
+        drawn = CalibrationDisplay.from_predictions(
+            actual, score, n_bins=BINS, name=name, ax=calibration_axis, linestyle=""
         )
+        if len(classes) == 2:
+            write_bin_sizes(drawn, score)
     roc_axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
-    for axis, title in (
-        (roc_axis, "ROC curve, test images"),
-        (recall_axis, "Precision and recall, test images"),
-        (calibration_axis, "Calibration, test images, in 10 bins"),
+    for axis, title, x, y in (
+        (roc_axis, "ROC curve", "false positive rate", "true positive rate"),
+        (recall_axis, "Precision and recall", "recall", "precision"),
+        (calibration_axis, "Calibration", "mean predicted probability", "fraction of the class"),
     ):
-        axis.set_title(title)
+        axis.set(title=f"{title}, test images", xlabel=x, ylabel=y)
         axis.grid(alpha=0.3)
         axis.legend()
     save(roc, ROC)
     save(recall, PRECISION_RECALL)
     save(calibration, CALIBRATION)
+
+
+def write_bin_sizes(drawn: CalibrationDisplay, score: Floats) -> None:
+    """Write the number of images beside each point: a bin of one image is always at 0 or 1."""
+    sizes, _ = np.histogram(score, BINS, (0, 1))
+    for x, y, size in zip(drawn.prob_pred, drawn.prob_true, sizes[sizes > 0], strict=True):
+        drawn.ax_.annotate(str(size), (x, y), (6, 6), textcoords="offset points", fontsize=8)
 
 
 def write_roc_points(test: Predictions, classes: list[str]) -> None:
@@ -110,7 +120,7 @@ def plot_heat_maps(dataset: PreparedDataset, classifier: "Classifier", test: Pre
     images = dataset.images[rows]
     maps = heat_maps(classifier, images, test.predicted[chosen])
     lines = -(-len(chosen) // 2)
-    figure, axes = plt.subplots(lines, 4, figsize=(12, 3.2 * lines + 0.5), squeeze=False)
+    figure, axes = plt.subplots(lines, 4, figsize=(12, 3.5 * lines + 0.5), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for place, index in enumerate(chosen):

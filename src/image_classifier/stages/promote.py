@@ -138,8 +138,8 @@ def unaccepted_shortcuts(found: list[str], promotion: Promotion) -> list[str]:
     if not set(found) - set(promotion.accept_shortcuts):
         return []
     return [
-        f"possible shortcut: a classifier that sees only the {' or only the '.join(found)} is "
-        f"nearly as accurate as the model (to promote anyway, set "
+        f"possible shortcut ({' and '.join(found)}): a classifier that sees only file metadata, or "
+        f"only the border of the image, is nearly as accurate as the model (to promote anyway, set "
         f"promotion.accept_shortcuts=[{','.join(found)}])"
     ]
 
