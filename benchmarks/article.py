@@ -1,4 +1,4 @@
-"""The article's way, written afresh: files read, decoded and augmented by Keras in every epoch."""
+"""The article's pipeline, reimplemented: Keras decodes and augments the files in every epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import keras
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from image_classifier import paths
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
+from image_classifier.project import paths
 from image_classifier.training import architectures
 
 BATCH = 32
@@ -18,7 +18,7 @@ SIZE = (200, 200)
 def generator(subset: str, classes: int) -> Any:
     """Return the article's generator of the `training` or `validation` images.
 
-    As in the article, the validation images are zoomed and flipped, too.
+    Like the article, it also zooms and flips the validation images.
     """
     folder = paths.RAW / "train" if (paths.RAW / "train").is_dir() else paths.RAW
     images = ImageDataGenerator(
@@ -34,7 +34,7 @@ def generator(subset: str, classes: int) -> Any:
 
 
 def test_generator(classes: int) -> Any:
-    """Return the article's generator of the test images, which are only rescaled."""
+    """Return the article's generator of the test images, which only rescales them."""
     return ImageDataGenerator(rescale=1 / 255).flow_from_directory(
         paths.RAW / "test",
         target_size=SIZE,
@@ -44,20 +44,20 @@ def test_generator(classes: int) -> Any:
     )
 
 
-def model(settings: Config, dataset: PreparedDataset) -> keras.Model:
-    """Return the article's compiled CNN for the generator's images, which are rescaled already."""
-    built = architectures.build(settings.model, settings.image.shape, len(dataset.classes))
-    inputs = keras.Input(settings.image.shape)
+def model(config: Config, dataset: PreparedDataset) -> keras.Model:
+    """Return the article's compiled CNN for the images of the generators."""
+    built = architectures.build(config.model, config.image.shape, len(dataset.classes))
+    inputs = keras.Input(config.image.shape)
     x = inputs
-    for layer in built.layers[2:]:  # without the input and the rescaling
+    for layer in built.layers[2:]:  # skips the input and the rescaling: the generators rescale
         x = layer(x)
     result = keras.Model(inputs, x)
-    architectures.compile_for_training(result, settings.optimizer, 1)
+    architectures.compile_for_training(result, config.optimizer, 1)
     return result
 
 
 def callbacks(folder: Path) -> list[keras.callbacks.Callback]:
-    """Return the article's callbacks: the best whole model kept, and early stopping."""
+    """Return the article's callbacks: they save the best model, and stop early."""
     return [
         keras.callbacks.ModelCheckpoint(
             folder / "article.keras", monitor="val_accuracy", save_best_only=True

@@ -1,4 +1,4 @@
-"""Two sides measured in turn, and the table of all of them."""
+"""Measures two sides alternately, and writes the table of all comparisons."""
 
 import csv
 import math
@@ -18,11 +18,11 @@ class Row:
     """One comparison.
 
     Attributes:
-        what: Names the two sides, `first ÷ second`.
-        first: Median of the first side, in `unit`.
-        second: Median of the second side.
-        unit: What both are measured in.
-        ratio: Median of first ÷ second over the rounds.
+        what: The names of the two sides, `first ÷ second`.
+        first: The median of the first side.
+        second: The median of the second side.
+        unit: The unit of both medians.
+        ratio: The median of first ÷ second over the rounds.
         target: What the ratio should be.
     """
 
@@ -35,10 +35,10 @@ class Row:
 
 
 def compare(what: str, rounds: Sequence[Sequence[float]], unit: str, target: str) -> Row:
-    """Return the row for rounds of a first and a second value each.
+    """Return the row for rounds with two values each, of the first and of the second side.
 
-    The ratio is taken within each round, so that a machine that is busy for a while slows both
-    sides of it.
+    Each round has its own ratio: when the machine is busy for a while, it slows both sides of a
+    round.
     """
     first, second = (statistics.median(values) for values in zip(*rounds, strict=True))
     ratio = statistics.median(a / b for a, b in rounds)
@@ -46,21 +46,24 @@ def compare(what: str, rounds: Sequence[Sequence[float]], unit: str, target: str
 
 
 def in_turn(repeats: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Run the sides A B A B …: once to warm up, then `repeats` rounds, which are returned."""
+    """Run the sides in the order A B A B …; return the rounds.
+
+    The first round warms up, and is not among the `repeats` rounds that are returned.
+    """
     for side in sides:
         side()
     return [[side() for side in sides] for _ in range(repeats)]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long a call takes, in seconds."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def write(rows: Sequence[Row], images: str, folder: Path) -> str:
-    """Write results.md and results.csv to a folder; return the Markdown."""
+    """Write results.md and results.csv to a folder; return the Markdown text."""
     machine = f"{os.cpu_count()} CPU cores ({processor()}), TensorFlow {tf.__version__}"
     lines = [
         f"{images}; {machine}.",
@@ -69,7 +72,7 @@ def write(rows: Sequence[Row], images: str, folder: Path) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        # one side may never have got there
+        # infinity: a training never reached the accuracy
         values = [
             f"{value:.4g}" if math.isfinite(value) else "not reached"
             for value in (row.first, row.second)
@@ -87,7 +90,7 @@ def write(rows: Sequence[Row], images: str, folder: Path) -> str:
 
 
 def processor() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Rows about images before they meet a model."""
+"""Comparisons of the work on images before a model sees them: decoding and augmentation."""
 
 import os
 import time
@@ -13,15 +13,15 @@ import numpy as np
 from comparison import Row, compare, in_turn, seconds
 from PIL import Image
 
-from image_classifier import paths
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.images import decode
+from image_classifier.project import paths
 from image_classifier.training import batches
 
 
 def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
-    """Decode and resize: ours against Pillow's full decode, both on as many threads as cores."""
+    """Compare our decoder with Pillow's full decode, each with resizing and one thread per core."""
     files = [paths.RAW / row.path for row in dataset.rows[:200]]
 
     def full(path: Path) -> object:
@@ -37,14 +37,14 @@ def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
         lambda: images_per_second(lambda path: decode(path, *article.SIZE, 3)),
         lambda: images_per_second(full),
     )
-    return compare("prepare ÷ Pillow's full decode, as many threads", rounds, "images/s", "≥ 1.6")
+    return compare("prepare ÷ Pillow's full decode, same threads", rounds, "images/s", "≥ 1.6")
 
 
-def measure_batches(settings: Config, dataset: PreparedDataset, repeats: int) -> Row:
-    """Augmented batches without a model; the pipeline's start is not counted."""
+def measure_batches(config: Config, dataset: PreparedDataset, repeats: int) -> Row:
+    """Compare the augmented batches without a model; the first round starts both pipelines."""
     generator = article.generator("training", len(dataset.classes))
     ours = iter(
-        batches.training_batches(dataset, settings.augmentation, article.BATCH, 0, range(10**6))
+        batches.training_batches(dataset, config.augmentation, article.BATCH, 0, range(10**6))
     )
 
     def images_per_second(source: Iterator[Any], count: int) -> float:

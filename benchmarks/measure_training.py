@@ -1,4 +1,4 @@
-"""Rows about epochs of the article's CNN, and about the time to an accuracy."""
+"""Comparisons of the time of an epoch, and of the time to an accuracy."""
 
 import math
 import subprocess
@@ -18,17 +18,19 @@ from comparison import Row, compare, in_turn
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.tracking import runs
-from image_classifier.training import fitting
-from image_classifier.training.checkpoint import Progress
+from image_classifier.tracking.epoch_logger import EpochLogger
+from image_classifier.training import fit, identity
+from image_classifier.training.checkpoint import Checkpoint
+from image_classifier.training.progress import Progress
 
-EPOCHS = 3  # the first of each measurement is not counted: it starts the pipelines
+EPOCHS = 3  # in each fit; the first is not measured, because it starts the input pipelines
 
 
 class Clock(keras.callbacks.Callback):
-    """Notes when each epoch ends, after all that belongs to it."""
+    """Notes when each epoch ends; must be the last of the callbacks."""
 
     def __init__(self) -> None:
-        """Start without epochs."""
+        """Create a clock for one fit."""
         super().__init__()
         self.ends: list[float] = []
 
@@ -37,12 +39,12 @@ class Clock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
     def seconds_per_epoch(self) -> float:
-        """Return the mean over all epochs but the first."""
+        """Return the mean over all epochs except the first."""
         return mean(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
 
 
 def in_memory(dataset: PreparedDataset, split: Any) -> tf.data.Dataset:
-    """Return a split's batches out of tensors in memory, with nothing to do but take them."""
+    """Return the batches of a split from tensors in memory, without any work on the images."""
     rows = dataset.indices(split)
     tensors = (tf.constant(dataset.images[rows]), tf.constant(dataset.labels[rows, None]))
     options = tf.data.Options()
@@ -51,41 +53,37 @@ def in_memory(dataset: PreparedDataset, split: Any) -> tf.data.Dataset:
 
 
 def measure_epochs(
-    settings: Config, dataset: PreparedDataset, repeats: int
+    config: Config, dataset: PreparedDataset, repeats: int
 ) -> tuple[list[Row], float]:
-    """Epochs of training and validation: ours, the same steps from memory, the article's way.
+    """Compare three epochs: ours, the same steps from memory, and the article's pipeline.
 
-    Ours is the product's own `fit`: checkpoint, early stopping, and logging to MLflow.
+    An epoch includes the validation. Ours has the callbacks of the stage `train`: early stopping,
+    the checkpoint, and logging to MLflow.
 
     Returns:
         The rows, and the seconds of an epoch from memory.
     """
-    settings = settings.model_copy(
-        update={"training": settings.training.model_copy(update={"epochs": EPOCHS})}
-    )
+    training = config.training.model_copy(update={"epochs": EPOCHS})
+    config = config.model_copy(update={"training": training})
     folder = Path(tempfile.mkdtemp())
-    ours = fitting.compiled_model(settings, dataset)
-    pure = fitting.compiled_model(settings, dataset)
-    theirs = article.model(settings, dataset)
+    ours = fit.compiled_model(config, dataset)
+    pure = fit.compiled_model(config, dataset)
+    theirs = article.model(config, dataset)
     train, validation = in_memory(dataset, "train"), in_memory(dataset, "validation")
     generators = [
         article.generator(part, len(dataset.classes)) for part in ("training", "validation")
     ]
 
     def fit_ours() -> float:
-        clock = Clock()
-
-        class TimedLogger(fitting.EpochLogger):  # the last of fit's callbacks
-            def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-                super().on_epoch_end(epoch, logs)
-                clock.on_epoch_end(epoch)
-
-        original = fitting.EpochLogger
-        fitting.EpochLogger = TimedLogger  # type: ignore[misc]
-        try:
-            fitting.fit(ours, settings, dataset, folder, Progress(), run_id)
-        finally:
-            fitting.EpochLogger = original  # type: ignore[misc]
+        progress, clock = Progress(), Clock()
+        stoppers = fit.stoppers(training)
+        callbacks = [
+            *stoppers,
+            Checkpoint(folder, training, progress, stoppers),
+            EpochLogger(run_id, progress, training),
+            clock,
+        ]
+        fit.fit(ours, dataset, config, progress, callbacks)
         return clock.seconds_per_epoch()
 
     def fit_pure() -> float:
@@ -104,7 +102,7 @@ def measure_epochs(
         )
         return clock.seconds_per_epoch()
 
-    run_id = runs.open_training(settings, dataset, "benchmark")
+    run_id = runs.open_training(config, dataset, "benchmark", identity.job_key(config, dataset))
     with runs.open_run(run_id):
         rounds = in_turn(repeats, fit_ours, fit_pure, fit_theirs)
     rows = [
@@ -113,7 +111,7 @@ def measure_epochs(
             [(ours, pure) for ours, pure, _ in rounds], "s", "≤ 1.05",
         ),
         compare(
-            "the article's way ÷ ours, an epoch (article's CNN)",
+            "epoch of the article's pipeline ÷ our epoch (article's CNN)",
             [(theirs, ours) for ours, _, theirs in rounds], "s", "≥ 1.7",
         ),
     ]  # fmt: skip
@@ -121,21 +119,21 @@ def measure_epochs(
 
 
 def measure_time_to_accuracy(overrides: list[str], repeats: int) -> Row:
-    """Seconds from the command to a best checkpoint that reaches the article's test accuracy."""
+    """Compare the time from the start of the command to the article's test accuracy."""
 
-    def reach(way: str, seed: int) -> float:
+    def reach(model: str, seed: int) -> float:
         script = Path(__file__).with_name("time_to_accuracy.py")
         result = subprocess.run(
-            [sys.executable, script, way, str(seed), str(time.time()), *overrides],
+            [sys.executable, script, model, str(seed), str(time.time()), *overrides],
             capture_output=True,
             text=True,
         )
         reached = [line for line in result.stdout.splitlines() if line.startswith("reached ")]
         if result.returncode:
-            sys.exit(f"{script} {way} failed:\n{result.stdout}\n{result.stderr}")
+            sys.exit(f"{script} {model} failed:\n{result.stdout}\n{result.stderr}")
         return float(reached[0].split()[1]) if reached else math.inf
 
     rounds = [(reach("compact", seed), reach("article", seed)) for seed in range(max(repeats, 3))]
     return compare(
-        "time to 97.31% test accuracy: compact ÷ the article's way", rounds, "s", "≤ 0.167"
+        "time to 97.31% test accuracy: compact ÷ article's pipeline", rounds, "s", "≤ 0.167"
     )

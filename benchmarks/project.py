@@ -1,4 +1,4 @@
-"""A copy of this repository to run the pipeline in."""
+"""A copy of this repository, in which the pipeline runs."""
 
 import json
 import os
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Project:
-    """A copy of the repository's files with settings in params.yaml, and commands run in it."""
+    """A copy of the repository's files, with its own params.yaml; runs commands in it."""
 
     def __init__(self, folder: Path, *overrides: str) -> None:
-        """Make the copy."""
+        """Copy the files, and write the settings of conf/ with the overrides to params.yaml."""
         self.folder = folder
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")
@@ -34,12 +34,12 @@ class Project:
         self.configure(*overrides)
 
     def configure(self, *overrides: str) -> None:
-        """Write params.yaml with other settings."""
+        """Write the settings of conf/ with the overrides to params.yaml."""
         text = self.run(sys.executable, "-m", "image_classifier", "config", *overrides)
         (self.folder / "params.yaml").write_text(text)
 
     def run(self, *command: str) -> str:
-        """Run a command here; return its output, or stop with it where it fails."""
+        """Run a command in the copy; return its output. If it fails, exit with its output."""
         result = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True
         )
@@ -48,8 +48,8 @@ class Project:
         return result.stdout
 
     def peak_memory(self, *command: str) -> float:
-        """Run a command here; return the most memory it held at once, in MiB."""
-        # a small process in between: a child begins with the peak of the process it is forked from
+        """Run a command in the copy; return its peak memory in MiB."""
+        # a small process starts the command: the peak of a child includes that of its parent
         code = (
             "import resource, subprocess, sys; "
             "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
@@ -59,5 +59,5 @@ class Project:
         return peak / (1024**2 if sys.platform == "darwin" else 1024)  # macOS counts bytes
 
     def read(self, name: str) -> Any:
-        """Read a JSON file here."""
+        """Return the content of a JSON file of the copy."""
         return json.loads((self.folder / name).read_text())

@@ -1,10 +1,10 @@
-"""Measures the pipeline side by side with the article's way, on one folder of images.
+"""Compares this project with the article's pipeline, on one folder of images.
 
     make bench DATASET=/path/to/images      (default: the embedded, synthetic dataset)
 
-Each row runs its two sides in turn, several times, on the same images, and gives the median of
-each and of their ratio. The reference is the article's way (article.py). The table goes to
-benchmarks/results.md and results.csv.
+Each row of the table compares two sides on the same images. The sides run alternately, several
+times; the row has the median of each side and of their ratio. article.py is the article's pipeline.
+Writes the table to benchmarks/results.md and results.csv.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from measure_serving import measure_serving
 from measure_training import measure_epochs, measure_time_to_accuracy
 from project import ROOT, Project
 
-from image_classifier.config import compose
+from image_classifier.config.compose import config_of
 from image_classifier.data.dataset import load_prepared
 
 
 def dataset_overrides(folder: Path) -> list[str]:
-    """Return the settings that name a folder of images as the dataset."""
+    """Return the overrides that make a folder of images the dataset."""
     top = folder / "train" if (folder / "train").is_dir() else folder
     labels = sorted(path.name for path in top.iterdir() if path.is_dir())
     positive = labels[0] if len(labels) == 2 else "null"
@@ -43,18 +43,18 @@ def dataset_overrides(folder: Path) -> list[str]:
 
 
 def measure(folder: Path, work: Path, repeats: int) -> Iterator[Row]:
-    """Yield every row."""
+    """Yield every row of the table."""
     overrides = dataset_overrides(folder)
     project = Project(work / "project", *overrides)
     project.run("dvc", "repro")
     os.chdir(project.folder)
-    settings = compose.config_of(*overrides, "model=article")
-    dataset = load_prepared(settings)
+    config = config_of(*overrides, "model=article")
+    dataset = load_prepared(config)
     yield measure_nothing_to_do(project, repeats)
     yield from measure_serving(project, repeats)
     yield measure_prepare(dataset, repeats)
-    yield measure_batches(settings, dataset, repeats)
-    rows, epoch_from_memory = measure_epochs(settings, dataset, repeats)
+    yield measure_batches(config, dataset, repeats)
+    rows, epoch_from_memory = measure_epochs(config, dataset, repeats)
     yield from rows
     yield measure_train_stage(project, overrides, epoch_from_memory, repeats)
     yield measure_time_to_accuracy(overrides, repeats)
@@ -64,9 +64,13 @@ def measure(folder: Path, work: Path, repeats: int) -> Iterator[Row]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="benchmark", description=__doc__)
-    parser.add_argument("folder", type=Path, help="class folders, or train/ and test/ with them")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of each row")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", type=Path, help="contains class folders, or train/ and test/ with class folders"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of each row, default 3")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     images = f"`{folder.name}`" + (" (synthetic phantoms)" if folder == ROOT / "data" else "")

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,18 +144,21 @@ for name, field in schema.Config.model_fields.items():
     for kind in (schema.ImageSource, *schema.Section.__subclasses__(), schema.Dataset):
         if kind.__name__ in annotation and kind is not schema.Config:
             sections[kind.__name__] = name
-settings, files, validating = set(), set(), []
-get, validate = schema.Section.__getattribute__, compose.validate
+settings, files, paused = set(), set(), []
+get = schema.Section.__getattribute__
 
-def validated(values):
-    validating.append(True)  # reads every setting, and uses none
-    try:
-        return validate(values)
-    finally:
-        validating.pop()
+def untraced(function):
+    # what reads every setting, and decides nothing with it
+    def wrapped(*arguments, **options):
+        paused.append(True)
+        try:
+            return function(*arguments, **options)
+        finally:
+            paused.pop()
+    return wrapped
 
 def traced(section, key):
-    if key in type(section).model_fields and not validating:
+    if key in type(section).model_fields and not paused:
         kind = type(section).__name__
         value = get(section, key)
         if kind != "Config":
@@ -171,7 +175,8 @@ def opened(event, arguments):
             files.add(str(path.relative_to(pathlib.Path.cwd())))
 
 schema.Section.__getattribute__ = traced
-compose.validate = validated
+compose.validate = untraced(compose.validate)
+schema.Config.model_dump = untraced(schema.Config.model_dump)
 sys.addaudithook(opened)
 from {PACKAGE}.__main__ import main
 code = main(sys.argv[1:])
@@ -184,15 +189,31 @@ sys.exit(code)
 def traced(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """For each stage, run alone: the settings it read, the files it read, the files it wrote."""
     copy = copy_of(project, tmp_path_factory.mktemp("traced") / "project")
-    found = {}
-    for stage in STAGES:
-        before = state(copy)
-        words = STAGES[stage]["cmd"].partition(f"-m {PACKAGE} ")[2].split()
-        copy.run(sys.executable, "-c", TRACE, *words)
-        settings, files = copy.read("trace.json")
-        written = {path for path, entry in state(copy).items() if before.get(path) != entry}
-        found[stage] = {"settings": settings, "read": files, "written": written}
+    # fetch reads other settings for a repository
+    folder = tmp_path_factory.mktemp("repository")
+    shutil.copytree(copy.folder / "data", folder / "data")
+    repository = Project(folder)
+    repository.run("git", "init", "--quiet")
+    repository.commit()
+    params = (copy.folder / "params.yaml").read_text()
+    url = f"path: null\n  url: {folder}"
+    changed = params.replace("path: data\n  url: null", url, 1)
+    changed = changed.replace("subfolder: null", "subfolder: data", 1)
+    (copy.folder / "params.yaml").write_text(changed)
+    of_repository = run_traced(copy, "fetch")
+    (copy.folder / "params.yaml").write_text(params)
+    found = {stage: run_traced(copy, stage) for stage in STAGES}
+    found["fetch"]["settings"] += of_repository["settings"]
     return found
+
+
+def run_traced(project: Project, stage: str) -> dict[str, Any]:
+    before = state(project)
+    words = STAGES[stage]["cmd"].partition(f"-m {PACKAGE} ")[2].split()
+    project.run(sys.executable, "-c", TRACE, *words)
+    settings, files = project.read("trace.json")
+    written = {path for path, entry in state(project).items() if before.get(path) != entry}
+    return {"settings": settings, "read": files, "written": written}
 
 
 def state(project: Project) -> dict[str, tuple[int, int]]:

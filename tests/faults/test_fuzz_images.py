@@ -171,8 +171,8 @@ def test_a_damaged_record_is_read_or_named(empty_project: Path, examples: int):
         except InputError as error:
             assert str(paths.FETCHED) in str(error)
 
-    whole = JSON.map(lambda value: json.dumps(value).encode())
+    any_json = JSON.map(lambda value: json.dumps(value).encode())
     # nested more deeply than Python's JSON parser allows
     deep = st.just(b"[" * 100_000)
     with contextlib.redirect_stdout(io.StringIO()):
-        fuzz(check, examples, content=damaged([record]) | whole | deep)
+        fuzz(check, examples, content=damaged([record]) | any_json | deep)

@@ -35,7 +35,7 @@ def weights_of(project: Project, output: str) -> str:
 
 
 def kill(project: Project, command: list[str], moment: Callable[[], bool]) -> None:
-    """Start a command; when `moment` returns True, kill its children, and it unless it is DVC."""
+    """Start a command and kill it when `moment` returns True; of DVC, kill only the children."""
     log = project.folder / "killed.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -80,6 +80,8 @@ def test_dvc_repro_continues_a_killed_training_in_the_same_run_to_the_same_weigh
     assert re.search(r"Continuing an earlier attempt after epoch [2-7]\.", output)
     (run_id,) = {run.info.run_id for run in client.search_runs(["1"])} - before
     assert run_id == killed.read("build/train/run.json")["run_id"]
+    assert not client.search_model_versions(f"run_id = '{run_id}'")
+    killed.run("dvc", "repro", "evaluate")  # registers the model
     assert_complete(killed, run_id)
     assert client.get_run(run_id).data.tags["weights_sha256"] == killed.weights
     history = (killed.folder / "build/train/history.csv").read_text().splitlines()
@@ -103,7 +105,9 @@ def test_a_kill_at_a_random_moment_loses_nothing(killed: Project, number: int):
     kill(killed, TRAIN, moment)
     output = killed.run(*TRAIN)
     new = {run.info.run_id for run in client.search_runs(["1"])} - before
-    print(f"killed {delay:.1f} s after the start of the first epoch, in epoch {epochs_of(killed) + 1}")
+    print(
+        f"killed {delay:.1f} s after the start of the first epoch, in epoch {epochs_of(killed) + 1}"
+    )
     assert run_of(output) in new
     assert_complete(killed, run_of(output))
     assert weights_of(killed, output) == killed.weights

@@ -1,4 +1,4 @@
-"""Stored model files: verified before they run, and nothing in them that only Python can read."""
+"""Stored model files are verified before their code runs, and none of them is a pickle."""
 
 import hashlib
 import io
@@ -20,17 +20,22 @@ import mlflow
 import pytest
 
 from conftest import Project, copy_of
+from image_classifier.config.schema import Serving
 from image_classifier.errors import InputError
-from image_classifier.tracking import registry
+from image_classifier.tracking import verified_models
 
 NAME = "synthetic-xray-classifier"
 MODEL = f"models:/{NAME}@champion"
 SERVE = [sys.executable, "-m", "image_classifier", "serve"]
 
 
+def load_for_serving(uri: str) -> None:
+    verified_models.load_for_serving(uri, Serving().image_limits)
+
+
 @pytest.fixture
 def stored(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Path]]:
-    """A copy of a project that ran, and the folder of its stored model."""
+    """A copy of the project, and the folder of its stored model."""
     copy = copy_of(project, tmp_path / "project")
     place = mlflow.MlflowClient(copy.store).get_model_version_download_uri(NAME, "1")
     yield copy, Path(place.removeprefix("file://"))
@@ -44,7 +49,7 @@ def change_weights(folder: Path) -> None:
 
 
 def change_code(folder: Path) -> None:
-    code = folder / "served_model.py"
+    code = folder / "pyfunc_model.py"
     code.write_text("print('THIS RAN')\n" + code.read_text())
 
 
@@ -61,46 +66,47 @@ def add_a_link(folder: Path) -> None:
     (folder / "code" / "more").symlink_to(folder / "code" / "image_classifier")
 
 
-def lose_a_file(folder: Path) -> None:
+def remove_a_file(folder: Path) -> None:
     (folder / "artifacts" / "model" / "classifier.json").unlink()
 
 
-def cut_a_file(folder: Path) -> None:
+def truncate_a_file(folder: Path) -> None:
     os.truncate(folder / "artifacts" / "model" / "model.keras", 1000)
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         change_weights,
         change_code,
         change_package,
         add_a_module,
         add_a_link,
-        lose_a_file,
-        cut_a_file,
+        remove_a_file,
+        truncate_a_file,
     ],
 )
 def test_a_version_whose_files_changed_is_not_loaded(
     stored: tuple[Project, Path],
-    harm: Callable[[Path], None],
+    damage: Callable[[Path], None],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
     project, folder = stored
-    harm(folder)
+    damage(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    with pytest.raises(InputError, match=f"models:/{NAME}/1 is not loaded.*{folder}"):
-        registry.load_classifier(MODEL)
+    for load in (verified_models.load_classifier, load_for_serving):
+        with pytest.raises(InputError, match=f"models:/{NAME}/1 was not loaded.*{folder}"):
+            load(MODEL)
     assert "THIS RAN" not in capfd.readouterr().out
 
 
-def test_predict_refuses_changed_files_in_plain_words(stored: tuple[Project, Path]):
+def test_predict_refuses_changed_files_without_a_traceback(stored: tuple[Project, Path]):
     project, folder = stored
     change_weights(folder)
-    picture = str(next((project.folder / "data").rglob("*.jpg")))
-    output = project.command("predict", picture, code=1)
-    assert f"models:/{NAME}/1 is not loaded" in output
+    image = str(next((project.folder / "data").rglob("*.jpg")))
+    output = project.command("predict", image, code=1)
+    assert f"models:/{NAME}/1 was not loaded" in output
     assert str(folder) in output
     assert "Traceback" not in output
 
@@ -109,7 +115,7 @@ def test_the_server_does_not_start_on_changed_files(stored: tuple[Project, Path]
     project, folder = stored
     change_code(folder)
     output = project.command("serve", code=1)
-    assert f"models:/{NAME}/1 is not loaded" in output
+    assert f"models:/{NAME}/1 was not loaded" in output
     assert "THIS RAN" not in output
     assert "Traceback" not in output
 
@@ -120,21 +126,22 @@ def test_bytecode_in_the_store_is_never_run(
     capfd: pytest.CaptureFixture[str],
 ):
     project, folder = stored
-    source = folder / "served_model.py"
+    source = folder / "pyfunc_model.py"
     facts = source.stat()
     code = compile("print('THIS RAN')\n" + source.read_text(), str(source), "exec")
-    # bytecode that Python would take for this source: of the same time and size
+    # Python would load this bytecode instead of the source: it has the same time and size
     numbers = [0, int(facts.st_mtime), facts.st_size]
     head = MAGIC_NUMBER + b"".join(number.to_bytes(4, "little") for number in numbers)
-    compiled = folder / "__pycache__" / f"serving.{sys.implementation.cache_tag}.pyc"
+    compiled = folder / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
     compiled.parent.mkdir(exist_ok=True)
     compiled.write_bytes(head + marshal.dumps(code))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    assert registry.load_classifier(MODEL)[0].metadata.classes == ["NORMAL", "COVID19"]
+    load_for_serving(MODEL)
+    assert verified_models.load_classifier(MODEL)[0].metadata.classes == ["NORMAL", "COVID19"]
     assert "THIS RAN" not in capfd.readouterr().out
 
 
-def test_a_version_without_a_digest_is_refused_and_can_be_given_one(
+def test_a_version_without_a_digest_is_refused_until_its_tag_is_set(
     stored: tuple[Project, Path], monkeypatch: pytest.MonkeyPatch
 ):
     project, _ = stored
@@ -143,15 +150,15 @@ def test_a_version_without_a_digest_is_refused_and_can_be_given_one(
     client.delete_model_version_tag(NAME, "1", "model_sha256")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     with pytest.raises(InputError, match=f"no tag model_sha256.*set its tag .* to {digest}"):
-        registry.load_classifier(MODEL)
+        verified_models.load_classifier(MODEL)
     client.set_model_version_tag(NAME, "1", "model_sha256", digest)
-    assert registry.load_classifier(f"models:/{NAME}/1")[0].metadata.height == 48
+    assert verified_models.load_classifier(f"models:/{NAME}/1")[0].metadata.height == 48
 
 
 @pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])
-def test_another_address_than_a_registered_version_is_refused(address: str):
+def test_an_address_that_is_not_a_registered_version_is_refused(address: str):
     with pytest.raises(InputError, match="models:/NAME/VERSION or models:/NAME@ALIAS"):
-        registry.load_classifier(address)
+        verified_models.load_classifier(address)
 
 
 def test_mlflows_own_server_refuses_damaged_weights(stored: tuple[Project, Path]):
@@ -162,7 +169,7 @@ def test_mlflows_own_server_refuses_damaged_weights(stored: tuple[Project, Path]
     assert "model.keras is damaged" in output
 
 
-def test_nothing_that_is_stored_is_a_pickle(project: Project):
+def test_no_stored_file_is_a_pickle(project: Project):
     files = [path for path in (project.folder / "mlartifacts").rglob("*") if path.is_file()]
     assert [path for path in files if path.name == "model.keras"]
     found = [
@@ -172,7 +179,7 @@ def test_nothing_that_is_stored_is_a_pickle(project: Project):
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield a file's name and bytes, and of an archive those of its members."""
+    """Yield the name and bytes of a file and, if it is an archive, of its members."""
     data = path.read_bytes()
     yield path.name, data
     if zipfile.is_zipfile(path):
@@ -182,16 +189,16 @@ def contents(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def is_pickle(data: bytes) -> bool:
-    """Whether the bytes are a whole pickle, of any protocol."""
+    """Return whether the bytes are a complete pickle, of any protocol."""
     try:
         operations = [operation.name for operation, _, _ in pickletools.genops(data)]
     except Exception:
         return False
-    # a text can look like one of a few operations; a pickle that does something has more
+    # a text can look like a pickle of two operations; a useful pickle has more
     return operations[-1:] == ["STOP"] and (operations[0] == "PROTO" or len(operations) > 2)
 
 
-def test_pickles_are_seen(tmp_path: Path):
+def test_pickles_are_detected(tmp_path: Path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "x.zip").unlink(missing_ok=True)
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -199,13 +206,13 @@ def test_pickles_are_seen(tmp_path: Path):
         assert any(is_pickle(data) for _, data in contents(tmp_path / "x.zip"))
 
 
-def test_the_models_settings_hold_the_digest_of_its_weights(project: Project):
+def test_the_models_metadata_contain_the_digest_of_its_weights(project: Project):
     folder = project.folder / "build" / "train" / "model"
     digest = hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest()
     assert json.loads((folder / "classifier.json").read_text())["weights_sha256"] == digest
 
 
-def test_the_servers_limits_are_no_part_of_a_training(project: Project):
+def test_the_servers_limits_do_not_belong_to_a_training(project: Project):
     client = mlflow.MlflowClient(project.store)
     run = client.get_run(project.read("build/train/run.json")["run_id"])
     assert not [name for name in run.data.params if name.startswith("serving")]
@@ -217,10 +224,10 @@ def test_the_servers_limits_are_no_part_of_a_training(project: Project):
         (project.folder / "params.yaml").write_text(before)
 
 
-def test_help_is_there_without_tensorflow_or_mlflow(project: Project):
+def test_help_imports_neither_tensorflow_nor_mlflow(project: Project):
     code = (
-        "import runpy, sys; sys.argv = ['serve', '--help']\n"
-        "try: runpy.run_module('image_classifier.serve', run_name='__main__')\n"
+        "import runpy, sys; sys.argv = ['image-classifier', 'serve', '--help']\n"
+        "try: runpy.run_module('image_classifier', run_name='__main__')\n"
         "except SystemExit: print({'tensorflow', 'mlflow'} & set(sys.modules))"
     )
     output = project.run(sys.executable, "-c", code)
@@ -228,25 +235,25 @@ def test_help_is_there_without_tensorflow_or_mlflow(project: Project):
     assert "set()" in output
 
 
-def test_a_taken_port_is_one_clear_line(project: Project):
+def test_a_port_in_use_is_reported_in_one_line(project: Project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         output = project.command("serve", "--port", port, code=1)
     assert output.strip().splitlines() == [
         f"serve: 127.0.0.1:{port} cannot be opened: Address already in use. "
-        f"Give another --port or --host."
+        f"Choose another --port or --host."
     ]
 
 
 @pytest.mark.slow
-def test_limits_that_refuse_the_models_own_example_are_told_at_start(
+def test_limits_that_refuse_the_models_own_example_are_reported_at_the_start(
     stored: tuple[Project, Path],
 ):
     project, _ = stored
     params = project.folder / "params.yaml"
     params.write_text(params.read_text().replace("body_bytes: 33554432", "body_bytes: 100"))
     output = project.command("serve", "--port", "0", code=1)
-    assert "A body can have 100 bytes" in output
+    assert "A body has at most 100 bytes" in output
     assert "section serving of params.yaml" in output
     assert "Traceback" not in output
 
@@ -254,7 +261,7 @@ def test_limits_that_refuse_the_models_own_example_are_told_at_start(
 @pytest.mark.parametrize(
     "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_signal_ends_the_server_without_a_word(
+def test_a_signal_ends_the_server_without_output(
     stored: tuple[Project, Path], sent: signal.Signals
 ):
     project, _ = stored

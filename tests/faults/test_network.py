@@ -102,9 +102,7 @@ def files_in_build() -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in paths.BUILD.rglob("*") if p.is_file()}
 
 
-def test_a_connection_that_breaks_once_is_retried(
-    empty_project: Path, git_server: int
-):
+def test_a_connection_that_breaks_once_is_retried(empty_project: Path, git_server: int):
     with cutting_proxy(git_server, after=300_000, cuts=1) as (port, sent):
         fetch_from(f"git://127.0.0.1:{port}/pets")
     assert len(sent) == 2
@@ -112,7 +110,7 @@ def test_a_connection_that_breaks_once_is_retried(
     assert sum(path.is_file() for path in paths.RAW.rglob("*")) == 2
 
 
-def test_a_connection_that_always_breaks_is_given_up_and_files_in_build_stays(
+def test_fetch_gives_up_on_a_connection_that_always_breaks_and_keeps_the_last_dataset(
     empty_project: Path, git_server: int
 ):
     fetch_from(f"git://127.0.0.1:{git_server}/pets")
@@ -190,7 +188,9 @@ def test_a_missing_revision_is_reported_without_another_attempt(
     assert len(sent) == 1
 
 
-def test_a_commit_is_found_by_its_hash_and_by_the_beginning_of_its_hash(empty_project: Path, git_server: int):
+def test_a_commit_is_found_by_its_hash_and_by_the_beginning_of_its_hash(
+    empty_project: Path, git_server: int
+):
     url = f"git://127.0.0.1:{git_server}/pets"
     listed = subprocess.run(["git", "ls-remote", url, "HEAD"], capture_output=True, text=True)
     for revision in (listed.stdout[:40], listed.stdout[:9]):

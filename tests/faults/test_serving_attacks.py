@@ -1,9 +1,9 @@
-"""Real attacks on the HTTP server: after each one it answers right, in memory that is bounded.
+"""Attacks on the HTTP server: after each one it answers correctly, in bounded memory.
 
-The bound, beyond what the server has at rest, is for four requests at once of 32 MiB each:
-the body, its copy for MLflow, MLflow's text of it and the strings in that, and an image being
-made of them (5 x 32 MiB each); and on every core an image of 25 million pixels that is decoded,
-which takes most as a WebP with transparency: 28 bytes a pixel, measured.
+The bound is an addition to the memory before the attacks. Four requests at once each have a body
+of 32 MiB, its copy for MLflow, MLflow's text of it, the strings in this text, and an image file
+decoded from them: 5 x 32 MiB. Every core decodes one image of 25 million pixels, which takes 28
+bytes a pixel for a WebP with transparency (measured), the most of all formats.
 """
 
 import json
@@ -39,39 +39,39 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def at_rest(server: Server) -> float:
+def memory_before(server: Server) -> float:
     return server.megabytes()
 
 
 @pytest.fixture(autouse=True)
-def unharmed(server: Server, at_rest: float) -> Iterator[None]:
-    """After every attack: the right answer, and no more memory than the bound."""
-    with most_memory(server) as most:
+def works_after_every_attack(server: Server, memory_before: float) -> Iterator[None]:
+    """Check the server's answer after every attack, and its memory during the attack."""
+    with peak_memory(server) as peak:
         yield
-    assert server.is_right()
-    assert most[0] < at_rest + MEGABYTES
+    assert server.answers_correctly()
+    assert peak[0] < memory_before + MEGABYTES
 
 
 @contextmanager
-def most_memory(server: Server) -> Iterator[list[float]]:
-    """Watch a server's memory; the list has the most of it, in MiB."""
-    most, ended = [server.megabytes()], threading.Event()
+def peak_memory(server: Server) -> Iterator[list[float]]:
+    """Watch a server's memory; the list contains its peak, in MiB."""
+    peak, ended = [server.megabytes()], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.02):
-            most[0] = max(most[0], server.megabytes())
+            peak[0] = max(peak[0], server.megabytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield most
+        yield peak
     finally:
         ended.set()
         watcher.join()
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
-def test_a_body_of_a_gigabyte_gets_413_while_it_is_sent(server: Server, chunked: bool):
+def test_a_body_of_a_gigabyte_gets_413_before_it_is_complete(server: Server, chunked: bool):
     size, part = 2**30, bytes(2**20)
     with server.connect() as connection:
         if chunked:
@@ -80,7 +80,7 @@ def test_a_body_of_a_gigabyte_gets_413_while_it_is_sent(server: Server, chunked:
         else:
             connection.sendall(REQUEST + b"Content-Length: %d\r\n\r\n" % size)
         sent, answered = 0, None
-        with suppress(ConnectionError):  # the server hangs up on a client that does not stop
+        with suppress(ConnectionError):  # the server disconnects a client that continues
             while sent < size:
                 connection.sendall(part)
                 sent += 2**20
@@ -88,25 +88,25 @@ def test_a_body_of_a_gigabyte_gets_413_while_it_is_sent(server: Server, chunked:
                     answered = sent, read_answer(connection)
     after, (status, answer) = answered
     assert status == 413
-    assert after <= 2**26  # not more than the limit, and what was on its way
+    assert after <= 2**26  # the limit, and what is in the buffers of the connection
     assert_plain(answer)
 
 
 def test_a_thousand_images_are_refused(server: Server):
-    picture = json.loads(server.good)["dataframe_records"][0]
-    status, answer = server.post(json.dumps({"inputs": [picture] * 1000}).encode())
+    image = json.loads(server.valid)["dataframe_records"][0]
+    status, answer = server.post(json.dumps({"inputs": [image] * 1000}).encode())
     assert status == 400
     assert "64 images" in answer["message"]
-    status, answer = server.post(json.dumps({"inputs": [picture] * 65}).encode())
+    status, answer = server.post(json.dumps({"inputs": [image] * 65}).encode())
     assert status == 400
     assert "65 images" in answer["message"]
-    status, answer = server.post(json.dumps({"inputs": [picture] * 64}).encode())
+    status, answer = server.post(json.dumps({"inputs": [image] * 64}).encode())
     assert status == 200
     assert len(answer["predictions"]) == 64
 
 
 def png(width: int, height: int) -> bytes:
-    """Return a black picture of one bit a pixel: a hundredth of a thousandth of its pixels."""
+    """Return a black image of one bit a pixel; its file is much smaller than its pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checked = name + data
@@ -143,14 +143,14 @@ def tiff(width: int, height: int) -> bytes:
     "bomb",
     [
         pytest.param(png(30_000, 30_000), id="png"),
-        pytest.param(png(12_000, 12_000), id="a png that Pillow takes"),
+        pytest.param(png(12_000, 12_000), id="a png that Pillow accepts"),
         pytest.param(gif(30_000, 30_000), id="gif"),
         pytest.param(webp(16_383, 16_383), id="webp"),
         pytest.param(tiff(30_000, 30_000), id="tiff"),
-        pytest.param(tiff(12_000, 12_000), id="a tiff that Pillow takes"),
+        pytest.param(tiff(12_000, 12_000), id="a tiff that Pillow accepts"),
     ],
 )
-def test_a_picture_bomb_is_refused_by_its_header(server: Server, bomb: bytes):
+def test_a_decompression_bomb_is_refused_by_its_header(server: Server, bomb: bytes):
     status, answer = server.post(body_of(*[bomb] * 8))
     assert status == 400
     assert "more than 25000000 pixels" in answer["message"]
@@ -174,7 +174,7 @@ def test_postscript_is_never_opened(server: Server):
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b'{"inputs": [{"image": "%%%"}]}', id="no base64"),
+        pytest.param(b'{"inputs": [{"image": "%%%"}]}', id="not base64"),
         pytest.param(b'{"inputs": [{"image": "AAAAA"}]}', id="base64 without its end"),
         pytest.param(b'{"inputs": [{"image": ""}]}', id="an empty image"),
         pytest.param(b"[" * 100_000, id="a hundred thousand brackets"),
@@ -203,7 +203,7 @@ def test_postscript_is_never_opened(server: Server):
         pytest.param(b"", id="nothing"),
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_request_gets_a_plain_400(server: Server, body: bytes):
+def test_an_invalid_body_gets_a_plain_400(server: Server, body: bytes):
     status, answer = server.post(body)
     assert status == 400
     assert_plain(answer)
@@ -225,7 +225,7 @@ def test_a_body_that_is_no_request_gets_a_plain_400(server: Server, body: bytes)
         (b"\x16\x03\x01 a TLS greeting", 400),
     ],
 )
-def test_other_requests_get_a_plain_error(server: Server, line: bytes, status: int):
+def test_an_invalid_request_gets_a_plain_error(server: Server, line: bytes, status: int):
     with server.connect() as connection:
         with suppress(ConnectionError):
             connection.sendall(line + b"\r\nHost: x\r\n\r\n")
@@ -234,7 +234,7 @@ def test_other_requests_get_a_plain_error(server: Server, line: bytes, status: i
     assert_plain(answer)
 
 
-def test_headers_without_an_end_end_the_connection(server: Server):
+def test_endless_headers_close_the_connection(server: Server):
     with server.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /ping HTTP/1.1\r\nX: ")
         for _ in range(1000):
@@ -242,7 +242,7 @@ def test_headers_without_an_end_end_the_connection(server: Server):
         raise AssertionError("a gigabyte of headers was read")
 
 
-def test_slow_clients_get_408_and_hold_up_nobody(server: Server):
+def test_slow_clients_get_408_and_do_not_delay_others(server: Server):
     beginnings = {
         "headers": b"POST /invoc",
         "nothing": b"",
@@ -252,8 +252,8 @@ def test_slow_clients_get_408_and_hold_up_nobody(server: Server):
     slow = [(name, server.connect()) for name in beginnings for _ in range(20)]
     for name, connection in slow:
         connection.sendall(beginnings[name])
-    assert server.is_right()  # while they hold their connections
-    for _ in range(4 * READ_SECONDS):  # a sign now and then does not buy time
+    assert server.answers_correctly()  # while their connections are open
+    for _ in range(4 * READ_SECONDS):  # a byte now and then does not extend the limit
         time.sleep(0.25)
         for name, connection in slow:
             with suppress(ConnectionError):
@@ -265,7 +265,7 @@ def test_slow_clients_get_408_and_hold_up_nobody(server: Server):
             assert_plain(answer)
 
 
-def test_a_connection_that_was_used_and_then_left_is_closed(server: Server):
+def test_an_idle_connection_is_closed(server: Server):
     with server.connect() as idle, server.connect() as half:
         for connection in (idle, half):
             connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\n")
@@ -276,26 +276,26 @@ def test_a_connection_that_was_used_and_then_left_is_closed(server: Server):
         assert read_answer(half)[0] == 408
 
 
-def test_half_closed_and_broken_off_requests_do_no_harm(server: Server):
-    whole = REQUEST + b"Content-Length: %d\r\n\r\n" % len(server.good) + server.good
-    for part in (len(whole), len(whole) // 2, 60, 0):
+def test_half_closed_and_incomplete_requests_do_no_harm(server: Server):
+    request = REQUEST + b"Content-Length: %d\r\n\r\n" % len(server.valid) + server.valid
+    for part in (len(request), len(request) // 2, 60, 0):
         for end in (socket.SHUT_WR, socket.SHUT_RDWR):
             with server.connect() as connection:
-                connection.sendall(whole[:part])
+                connection.sendall(request[:part])
                 connection.shutdown(end)
                 with suppress(ConnectionError):
                     connection.recv(1000)
 
 
-def test_requests_sent_in_one_go_are_answered_in_order_and_garbage_ends_them(server: Server):
-    whole = REQUEST + b"Content-Length: %d\r\n\r\n" % len(server.good) + server.good
+def test_pipelined_requests_are_answered_in_order_until_an_invalid_one(server: Server):
+    request = REQUEST + b"Content-Length: %d\r\n\r\n" % len(server.valid) + server.valid
     with server.connect() as connection, connection.makefile("rb") as answers:
-        connection.sendall(whole * 3 + b"\x00garbage\r\n\r\n")
+        connection.sendall(request * 3 + b"\x00garbage\r\n\r\n")
         statuses = re.findall(rb"HTTP/1.1 (\d{3})", answers.read())
     assert statuses == [b"200", b"200", b"200", b"400"]
 
 
-def test_a_busy_server_lets_others_wait_then_answers_429_and_still_says_it_is_alive(
+def test_a_busy_server_queues_requests_then_answers_429_and_still_reports_its_version(
     server: Server,
 ):
     heavy = body_of(*[png(4_900, 4_900)] * 12)
@@ -309,7 +309,7 @@ def test_a_busy_server_lets_others_wait_then_answers_429_and_still_says_it_is_al
 
 
 def flood(server: Server, clients: int, seconds: float, body: bytes) -> Counter:
-    """Let many clients send one request after the other; return how often each status came."""
+    """Let many clients send requests, one after the other; return the count of each status."""
     end, statuses = time.monotonic() + seconds, Counter()
 
     def client() -> None:
@@ -329,21 +329,21 @@ def flood(server: Server, clients: int, seconds: float, body: bytes) -> Counter:
     return statuses
 
 
-def test_two_hundred_clients_at_once_are_answered_or_told_to_come_later(server: Server):
-    statuses = flood(server, 200, 3, server.good)
+def test_two_hundred_clients_at_once_get_200_or_429(server: Server):
+    statuses = flood(server, 200, 3, server.valid)
     assert statuses.keys() <= {200, 429}
     assert statuses[200] > 200
 
 
 @pytest.mark.slow
-def test_two_hundred_clients_for_a_minute_leave_the_server_as_it_was(server: Server):
-    statuses = flood(server, 200, 60, server.good)
+def test_two_hundred_clients_for_a_minute_do_not_harm_the_server(server: Server):
+    statuses = flood(server, 200, 60, server.valid)
     assert statuses.keys() <= {200, 429}
     assert statuses[200] > 200
 
 
 @pytest.mark.slow
-def test_two_hundred_clients_with_the_largest_bodies_take_no_more_memory(server: Server):
+def test_two_hundred_clients_with_the_largest_bodies_stay_below_the_memory_bound(server: Server):
     large = b'{"inputs": [{"image": "' + b"A" * (2**25 - 30) + b'"}]}'
     statuses = flood(server, 200, 20, large)
     assert statuses.keys() <= {400, 408, 429, None}

@@ -99,7 +99,9 @@ def assert_uploaded_once(server: str, seed: int) -> None:
     assert client.list_artifacts(run_id, "data")
 
 
-def assert_kept_then_uploaded(project: Project, kept: str, server: str, seed: int, url: str) -> None:
+def assert_kept_then_uploaded(
+    project: Project, kept: str, server: str, seed: int, url: str
+) -> None:
     """Check the output of a training without a server, then the same command with the server."""
     assert "Nothing is lost: run the same command again" in kept
     assert "Traceback" not in kept
@@ -143,7 +145,9 @@ def test_everything_is_uploaded_later_if_the_server_was_down_from_the_start(
 
 
 @pytest.mark.slow
-def test_everything_is_uploaded_later_if_the_server_answered_500(project: Project, tracking_server: str):
+def test_everything_is_uploaded_later_if_the_server_answered_500(
+    project: Project, tracking_server: str
+):
     class Broken(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -199,7 +203,9 @@ def test_a_refusal_by_the_server_is_reported_before_any_training(project: Projec
     assert "Traceback" not in output
 
 
-def test_evaluate_and_promote_name_a_server_that_is_down_and_change_nothing(project: Project, gate: Gate):
+def test_evaluate_and_promote_name_a_server_that_is_down_and_change_nothing(
+    project: Project, gate: Gate
+):
     before = [(project.folder / "build" / name).read_bytes() for name in OUTCOMES]
     for stage in ("evaluate", "promote"):
         output = project.command(stage, code=1, MLFLOW_TRACKING_URI=gate.url, **IMPATIENT)
