@@ -113,7 +113,7 @@ def test_the_run_says_where_it_comes_from(project: Project):
 def test_the_run_has_its_pictures_and_tables(project: Project):
     assert artifacts_of(project) >= {
         "training/learning_curves.png", "training/history.csv", "training/model_summary.txt",
-        "data/picture_grid.png", "data/manifest.csv", "data/skipped.csv", "data/fetch.json",
+        "data/image_grid.png", "data/manifest.csv", "data/skipped.csv", "data/fetch.json",
         "data/duplicates.csv", "config/params.yaml", "promotion/decision.json",
         "evaluation/confusion_matrix.png", "evaluation/roc.png", "evaluation/predictions.csv",
         "evaluation/precision_recall.png", "evaluation/calibration.png",

@@ -104,7 +104,7 @@ def test_prepare_reports_a_disk_that_fills_up_while_it_writes(small_disk: Path, 
     fill_disk(leave=free)
     before = digests()
     end = run_stages(small_disk, "prepare")["prepare"]
-    name = "images.npy" if free < 432_000 else "picture_grid.png"
+    name = "images.npy" if free < 432_000 else "image_grid.png"
     assert end.startswith(f"prepare: build/prepare/{name}: No space left on device.")
     assert digests() == before
 

@@ -1,7 +1,7 @@
-"""The only decoder: files or bytes of any common image format to arrays of one size.
+"""The only image decoder: from files of any common format to arrays of one size.
 
-Training, evaluation, prediction and serving all come through `decode`, so a picture gives the
-same pixels everywhere.
+Training, evaluation, prediction and serving all use `decode`, so an image has the same pixels
+everywhere.
 """
 
 import io
@@ -21,25 +21,25 @@ Pixels = npt.NDArray[np.uint8]
 # it, and warn when they meet another one.
 DECODER_VERSION = 1
 
-# What cameras, scanners and screens write. The other formats Pillow knows stay shut: EPS runs
-# Ghostscript, and decoders that hardly anyone uses are hardly tested either. JPEG includes MPO.
+# What cameras, scanners and screens write. The other formats of Pillow are not read: EPS runs
+# Ghostscript, and rarely used decoders are rarely tested. JPEG includes MPO.
 FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "TGA", "ICO",
 )  # fmt: skip
 
-# Pixels from which on an image is refused: a file of some kilobytes can claim any number, and this
-# many take 360 MB as RGBA. It is the limit at which Pillow starts to warn, above what cameras of
-# 85 megapixels take. A larger picture has to be scaled down.
+# An image with this number of pixels or more is refused: a file of some kilobytes can claim any
+# number, and this many take 360 MB as RGBA. It is the limit at which Pillow warns, and more than a
+# camera with 85 megapixels takes.
 MAXIMUM_PIXELS = 89_478_485
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no image that can be decoded; the text says why."""
+    """The content is not an image that can be decoded; the text says why."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image file says of itself: real format, colour mode, and size in pixels."""
+    """The metadata of an image file: real format, colour mode, and size in pixels."""
 
     format: str
     mode: str
@@ -48,12 +48,13 @@ class ImageFacts:
 
 
 def inspect(content: bytes) -> tuple[ImageFacts, Pixels]:
-    """Return the facts of an encoded image, and a small grey copy of it.
+    """Return the metadata of an encoded image, and a small grey copy of it.
 
-    All of it is decoded, to see that it is whole; a JPEG at a reduced scale, which is much faster.
+    The whole image is decoded, to check that it is complete; a JPEG at a reduced scale, which is
+    much faster.
 
     Returns:
-        The facts, and a uint8 array of shape (120, 120, 1).
+        The metadata, and a uint8 array of shape (120, 120, 1).
 
     Raises:
         UnreadableImage: it cannot be decoded.
@@ -62,30 +63,30 @@ def inspect(content: bytes) -> tuple[ImageFacts, Pixels]:
         with _open(content) as image:
             facts = ImageFacts(image.format or "", image.mode, *image.size)
     except MemoryError:
-        raise  # says nothing of the bytes
-    except Exception as error:  # Pillow raises a dozen kinds, struct.error among them
+        raise  # says nothing about the image
+    except Exception as error:  # Pillow raises a dozen types, even struct.error
         raise UnreadableImage(_reason(error)) from error
     return facts, decode(content, 120, 120, 1)
 
 
 def decode(content: bytes | Path, height: int, width: int, channels: int) -> Pixels:
-    """Return an encoded image as pixels of the wanted size, its aspect ratio not kept.
+    """Return an encoded image as pixels of the given size; the aspect ratio may change.
 
-    The bytes decide the format, not the file's name. EXIF rotation is applied, transparency is
-    laid on black, 16-bit grey is scaled to 8, and only the first frame of an animation counts.
+    The content decides the format, not the file name. EXIF rotation is applied, transparent pixels
+    become black, 16-bit grey is scaled to 8 bits, and only the first frame of an animation is used.
 
     Args:
         content: The encoded image, or the path of its file.
-        height: Rows of the result.
-        width: Columns of the result.
+        height: Height of the result.
+        width: Width of the result.
         channels: 3 for RGB, 1 for grey.
 
     Returns:
         uint8 array of shape (height, width, channels), values 0 to 255.
 
     Raises:
-        UnreadableImage: the bytes cannot be decoded.
-        OSError: the file cannot be read, which says nothing of the image.
+        UnreadableImage: the content cannot be decoded.
+        OSError: the file cannot be read, which says nothing about the image.
     """
     mode = "RGB" if channels == 3 else "L"
     if isinstance(content, Path):
@@ -117,7 +118,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         # convert() would clip every value above 255
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all():
-            raise UnreadableImage("it has pixels that are no numbers")
+            raise UnreadableImage("it has pixels that are not numbers")
         white = 65535.0 if values.max() > 255 else 255.0
         image = Image.fromarray((values / white * 255).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -129,14 +130,14 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image file, or of a format that is not read"
+        return "not an image file, or in a format that is not supported"
     if isinstance(error, Image.DecompressionBombError):
         return f"{MAXIMUM_PIXELS:,} pixels or more: scale it down"
     return str(error) or type(error).__name__
 
 
-# a truncated file is an error, not a picture that is grey below
+# a truncated file is an error, not an image with grey rows
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Pillow refuses what has more than twice this number, also inside of files, and warns before
+# Pillow refuses more than twice this number, even inside other files, and warns above it
 Image.MAX_IMAGE_PIXELS = MAXIMUM_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

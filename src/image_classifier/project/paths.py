@@ -17,7 +17,7 @@ DUPLICATES = BUILD / "split" / "duplicates.csv"
 SPLIT = BUILD / "split" / "split.json"
 
 IMAGES = BUILD / "prepare" / "images.npy"
-PICTURE_GRID = BUILD / "prepare" / "picture_grid.png"
+IMAGE_GRID = BUILD / "prepare" / "image_grid.png"
 PREPARED = BUILD / "prepare" / "prepared.json"
 
 TRAIN = BUILD / "train"

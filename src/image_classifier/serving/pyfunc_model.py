@@ -72,9 +72,9 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         self.pool = ThreadPoolExecutor(joblib.cpu_count())
         # decoding takes the most memory: one image at a time for each core
         self.decoders = Semaphore(joblib.cpu_count())
-        picture = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(picture, "JPEG")
-        text = base64.b64encode(picture.getvalue()).decode()
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(content, "JPEG")
+        text = base64.b64encode(content.getvalue()).decode()
         self.predict(context, pandas.DataFrame({"image": [text]}))
 
     def predict(

@@ -15,7 +15,7 @@ from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config
 from image_classifier.data.images import Pixels, UnreadableImage, decode
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
-from image_classifier.data.picture_grid import grid_rows, plot_picture_grid
+from image_classifier.data.image_grid import grid_rows, plot_image_grid
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import read_bytes, whole_file, with_filename
@@ -34,7 +34,7 @@ def prepare(config: Config) -> None:
     rows = read_manifest()
     height, width, channels = config.image.shape
     size = height * width * channels
-    with whole_file(paths.IMAGES) as partial, whole_file(paths.PICTURE_GRID) as grid:
+    with whole_file(paths.IMAGES) as partial, whole_file(paths.IMAGE_GRID) as grid:
         # not through a memory map: on a full disk that ends with a signal, not with an error
         with with_filename(paths.IMAGES), partial.open("wb") as file:
             shape = (len(rows), height, width, channels)
@@ -51,7 +51,7 @@ def prepare(config: Config) -> None:
                 list(tqdm(pool.map(fill, range(len(rows))), "Decoding", len(rows), disable=None))
         chosen = grid_rows(rows)
         images = np.load(partial, mmap_mode="r")[chosen]
-        plot_picture_grid(images, [rows[index] for index in chosen], grid)
+        plot_image_grid(images, [rows[index] for index in chosen], grid)
         write_record(paths.PREPARED, selected(config, PARAMS), manifest_digest=manifest_digest())
     print(f"{len(rows)} images of {height} x {width} x {channels} in {paths.IMAGES}")
 

@@ -94,9 +94,7 @@ def log_description(
     hyperparameters = {
         key: value for key, value in flatten(config).items() if not key.startswith(NOT_OF_TRAINING)
     }
-    # MLflow's comparison opens on the first parameters that differ: these should come first
-    headline = {"learning_rate": config.optimizer.learning_rate, "model": config.model.name}
-    params = [Param(key, str(value)) for key, value in (headline | hyperparameters).items()]
+    params = [Param(key, str(value)) for key, value in hyperparameters.items()]
     source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
     described = MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36])
     context = [InputTag("mlflow.data.context", "training")]

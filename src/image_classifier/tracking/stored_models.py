@@ -41,10 +41,10 @@ def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
     from image_classifier.serving import pyfunc_model
 
     metadata = read_metadata(folder)
-    picture = io.BytesIO()  # from the prepared image: its file may be deleted by now
+    png = io.BytesIO()  # from the prepared image: its file may be deleted by now
     pixels = dataset.images[dataset.indices("validation")[0]]
-    Image.fromarray(pixels.squeeze()).save(picture, "PNG")
-    example = base64.b64encode(picture.getvalue()).decode()
+    Image.fromarray(pixels.squeeze()).save(png, "PNG")
+    example = base64.b64encode(png.getvalue()).decode()
     package = Path(pyfunc_model.__file__).parents[1]
     info = mlflow.pyfunc.log_model(
         name="model",

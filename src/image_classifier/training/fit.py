@@ -58,10 +58,11 @@ def fit(
         callbacks: Called in this order; a `Checkpoint` among them adds the epochs to `progress`.
     """
     training = config.training
+    if progress.done(training):
+        print(f"Finished before, after epoch {progress.epochs}: nothing is left to train.")
+        return
     if progress.epochs:
         print(f"Continuing an earlier attempt after epoch {progress.epochs}.")
-    if progress.done(training):
-        return
     train, validation = dataset.indices("train"), dataset.indices("validation")
     model.fit(
         batches.training_batches(

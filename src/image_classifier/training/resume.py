@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from image_classifier.project import paths
 
 # what describes the data of a training, while other stages may already have run again
-COPIED = (paths.PICTURE_GRID, paths.MANIFEST, paths.SKIPPED, paths.DUPLICATES, paths.FETCHED)
+COPIED = (paths.IMAGE_GRID, paths.MANIFEST, paths.SKIPPED, paths.DUPLICATES, paths.FETCHED)
 
 
 @dataclass(frozen=True)

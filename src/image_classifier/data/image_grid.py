@@ -26,7 +26,7 @@ def grid_rows(rows: list[ImageRow]) -> list[int]:
     ][:IMAGES]
 
 
-def plot_picture_grid(images: Pixels, rows: Sequence[ImageRow], path: Path) -> None:
+def plot_image_grid(images: Pixels, rows: Sequence[ImageRow], path: Path) -> None:
     """Plot images in a grid, with class and file name.
 
     Args:
