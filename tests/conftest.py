@@ -24,7 +24,7 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 
 ROOT = Path(__file__).parents[1]
-# the real configuration on small pictures for a few epochs; the floors let an undertrained model by
+# the real configuration with small images and few epochs; the minimums let a weak model pass
 SHRUNK = [
     "image.height=48",
     "image.width=48",
@@ -34,7 +34,7 @@ SHRUNK = [
 ]
 
 
-# with two files at a time, these last longest: they begin first, or one would end alone
+# the files that take longest start first, so that both processes end at about the same time
 LONGEST = [
     "test_pipeline", "test_sweep", "test_tracking_outage", "test_train", "test_tracking",
     "test_datasets", "test_reproduce", "test_serving", "test_concurrency", "test_kill",
@@ -42,7 +42,7 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the longest files first."""
+    """Run the longest files first."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
@@ -56,7 +56,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # as on a fresh machine: nothing of the surroundings decides where runs go
+        # as on a fresh machine: no variable decides where runs are stored
         self.environment = {
             key: value
             for key, value in os.environ.items()

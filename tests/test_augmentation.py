@@ -31,7 +31,7 @@ def test_half_of_the_images_are_mirrored(dataset: PreparedDataset):
 
 
 def test_zoom_stays_within_its_range_and_fills_the_border():
-    """A white square on black: its size tells the zoom, each axis its own."""
+    """A white square on black: its size shows the zoom of each axis."""
     image = np.zeros((100, 100, 1), np.uint8)
     image[25:75, 25:75] = 255
     zoom = augmentation("augmentation.horizontal_flip=false")
@@ -62,13 +62,13 @@ def changed(image: np.ndarray, key: str, value: float) -> np.ndarray:
 RAMP = np.tile(np.arange(60, 124, dtype=np.uint8)[None, :, None], (64, 1, 3))
 
 
-def test_a_crop_shows_a_part_of_the_picture():
+def test_a_crop_shows_a_part_of_the_image():
     spans = np.ptp(changed(RAMP, "crop", 0.5)[:, :, :, 0].astype(int), axis=(1, 2))
     assert spans.max() > 58
     assert 40 < spans.min() < 50  # half the area is 0.71 of the width
 
 
-def test_aspect_changes_width_and_height_apart():
+def test_aspect_changes_width_and_height_separately():
     square = np.zeros((100, 100, 1), np.uint8)
     square[40:60, 40:60] = 255
     lit = changed(square, "aspect", 0.3)[..., 0] > 127
@@ -91,20 +91,20 @@ def test_gamma_makes_darker_and_lighter():
     assert means.max() > RAMP.mean() + 10
 
 
-def test_equalizing_uses_all_grey_levels_in_that_share_of_the_images():
+def test_equalize_uses_all_grey_levels_in_the_given_share_of_images():
     spans = np.ptp(changed(RAMP, "equalize", 0.5).astype(int), axis=(1, 2, 3))
     assert set(np.unique(spans > 200)) == {True, False}
     assert (np.ptp(changed(RAMP[:, :, :1], "equalize", 1).astype(int), axis=(1, 2, 3)) > 200).all()
 
 
-def test_compression_leaves_its_traces():
+def test_jpeg_compression_changes_pixels():
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 1), dtype=np.uint8)
     distance = np.abs(changed(noise, "jpeg_quality", 20).astype(int) - noise).mean((1, 2, 3))
     assert distance.max() > 25
     assert distance.min() < 5
 
 
-def test_grey_takes_the_colours_away():
+def test_grey_removes_the_colours():
     colours = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     assert np.ptp(changed(colours, "grey", 1), axis=3).max() == 0
 

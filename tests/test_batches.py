@@ -26,7 +26,7 @@ def epochs(dataset: PreparedDataset, seed: int, which: range, augmentation=ARTIC
     return [(images.numpy(), labels.numpy()) for images, labels in data]
 
 
-def test_an_epoch_holds_every_training_image_once(dataset: PreparedDataset):
+def test_an_epoch_contains_every_training_image_once(dataset: PreparedDataset):
     found = epochs(dataset, 0, range(1), NONE)
     assert [len(images) for images, _ in found] == [8, 8, 5]
     images = np.concatenate([images for images, _ in found])
@@ -81,12 +81,12 @@ def test_the_same_image_looks_different_in_every_epoch(dataset: PreparedDataset)
     assert len(seen) == 6
 
 
-def test_batches_come_lazily(dataset: PreparedDataset):
+def test_batches_are_made_when_they_are_needed(dataset: PreparedDataset):
     data = batches.training_batches(dataset, ARTICLE, 8, 0, range(10**6))
     assert len(list(islice(data, 3))) == 3
 
 
-def test_nothing_is_tuned_while_it_runs(dataset: PreparedDataset):
+def test_autotuning_is_off(dataset: PreparedDataset):
     """Autotuning makes the end of a training wait for its thread, for seconds."""
     data = batches.training_batches(dataset, ARTICLE, 8, 0, range(1))
     assert data.options().autotune.enabled is False
@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_the_images(dataset: PreparedDataset):
     assert not maps.exists() or str(dataset.images_file) not in maps.read_text()
 
 
-def test_a_new_kind_of_change_alters_no_other(monkeypatch: pytest.MonkeyPatch):
+def test_a_new_augmentation_does_not_change_the_others(monkeypatch: pytest.MonkeyPatch):
     _, before = batches._epoch_draws(7, 0, 5)
     monkeypatch.setattr(batches, "DRAWS", DRAWS + 2)
     batches._epoch_draws.cache_clear()

@@ -77,7 +77,7 @@ def test_a_dataset_has_one_source(values: dict):
         compose.validate(values)
 
 
-def test_all_problems_are_told_at_once(values: dict):
+def test_all_problems_are_reported_together(values: dict):
     values["training"]["epochs"] = 0
     values["split"]["seed"] = -1
     with pytest.raises(InputError, match=r"(?s)split\.seed.*training\.epochs"):
@@ -103,13 +103,13 @@ def test_the_articles_hyperparameters_are_the_article_model_and_the_defaults():
     assert settings.training.monitor == "val_accuracy"
 
 
-def test_the_reference_of_all_settings_is_what_conf_and_the_types_say():
+def test_the_reference_of_all_settings_is_up_to_date():
     command = [sys.executable, ROOT / "docs/configuration.py"]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page == (ROOT / "docs/configuration.md").read_text(), "run `make params`"
 
 
-def test_a_model_without_a_name_is_told(values: dict):
+def test_a_model_without_a_name_is_refused(values: dict):
     del values["model"]["name"]
     with pytest.raises(InputError, match=r"model\.name is missing"):
         compose.validate(values)
@@ -118,7 +118,7 @@ def test_a_model_without_a_name_is_told(values: dict):
         compose.validate(values)
 
 
-def test_a_launcher_that_is_not_installed_is_told_with_where_to_look():
+def test_a_launcher_that_is_not_installed_is_named_with_its_folder():
     with pytest.raises(HydraException) as caught:
         compose.compose(["hydra/launcher=dask"])
     assert "Could not find 'hydra/launcher/dask': install" in explain_composition(caught.value)

@@ -8,7 +8,7 @@ import pytest
 from conftest import SHRUNK, Project, new_project
 
 
-def test_three_classes_without_a_split_go_all_the_way(
+def test_three_classes_without_splits_go_through_the_whole_pipeline(
     tmp_path_factory: pytest.TempPathFactory, shapes: Path
 ):
     project = new_project(
@@ -25,7 +25,7 @@ def test_three_classes_without_a_split_go_all_the_way(
     assert "shapes-classifier@champion" in project.command("summary")
 
 
-def test_ones_own_images_replace_the_embedded_ones(
+def test_a_users_images_replace_the_embedded_ones(
     tmp_path_factory: pytest.TempPathFactory, shapes: Path
 ):
     """The steps of the README."""

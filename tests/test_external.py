@@ -48,7 +48,7 @@ def test_a_class_that_the_dataset_lacks_is_refused_by_name(fetched: Path):
     assert not paths.EXTERNAL.exists()
 
 
-def test_a_folder_that_is_not_there_is_refused(fetched: Path):
+def test_a_missing_folder_is_refused(fetched: Path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         external(settings("+external.north.path=nowhere"))
 

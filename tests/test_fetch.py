@@ -64,14 +64,14 @@ def test_a_revision_is_fetched(empty_project: Path, repository: Path):
     assert not (paths.RAW / "train/NORMAL/late.jpg").exists()
 
 
-def test_another_number_of_images_stops_and_names_the_key(empty_project: Path, repository: Path):
+def test_another_number_of_images_is_refused_with_the_name_of_the_setting(empty_project: Path, repository: Path):
     with pytest.raises(InputError, match=r"train/ has 7 images.*dataset\.expected_counts\.train=7"):
         fetch(from_repository(repository, "dataset.expected_counts.train=8"))
     assert not paths.RAW.exists()
 
 
 @pytest.mark.parametrize("override", ["dataset.revision=v9", "dataset.subfolder=Dta"])
-def test_a_wrong_revision_or_subfolder_is_told(
+def test_a_wrong_revision_or_subfolder_is_refused(
     empty_project: Path, repository: Path, override: str
 ):
     with pytest.raises(InputError, match=r"cannot be fetched"):
@@ -79,14 +79,14 @@ def test_a_wrong_revision_or_subfolder_is_told(
     assert list(paths.BUILD.iterdir()) == []
 
 
-def test_a_failed_fetch_leaves_the_former_dataset(empty_project: Path, repository: Path):
+def test_a_failed_fetch_keeps_the_former_dataset(empty_project: Path, repository: Path):
     fetch(from_repository(repository))
     with pytest.raises(InputError):
         fetch(from_repository(repository, "dataset.revision=v9"))
     assert len(list(paths.RAW.glob("train/COVID19/*"))) == 3
 
 
-def test_a_folder_is_copied_without_hidden_files_and_links_that_lead_out(
+def test_hidden_files_and_links_out_of_the_folder_are_not_copied(
     empty_project: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     folder = tmp_path_factory.mktemp("folder")
@@ -115,7 +115,7 @@ def test_a_missing_folder_is_refused(empty_project: Path):
         fetch(settings("dataset=folder", "dataset.name=x", "dataset.path=/nowhere"))
 
 
-def test_a_missing_positive_class_is_told_before_a_folder_is_copied(empty_project: Path):
+def test_a_missing_positive_class_is_reported_before_a_folder_is_copied(empty_project: Path):
     for label in ("cat", "dog"):
         (empty_project / "pets" / label).mkdir(parents=True)
         (empty_project / "pets" / label / "1.jpg").write_bytes(b"picture")

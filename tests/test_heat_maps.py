@@ -1,4 +1,4 @@
-"""Heat maps of the pipeline's own models, on phantoms whose opacity is where we put it."""
+"""Heat maps of the pipeline's own models, on phantoms with an opacity at a known place."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ def gradient(height: int = 90, width: int = 120) -> Image.Image:
     [("L", "JPEG"), ("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"),
      ("P", "GIF"), ("1", "PNG"), ("I;16", "PNG"), ("LA", "PNG"), ("RGB", "BMP"), ("RGB", "WEBP")],
 )  # fmt: skip
-def test_every_common_format_and_mode_decodes_alike(mode: str, format: str, channels: int):
+def test_every_common_format_and_mode_decodes_to_the_same_pixels(mode: str, format: str, channels: int):
     image = gradient()
     if mode == "I;16":
         content = encoded(Image.fromarray(np.asarray(image).astype(np.uint16) * 257), format)
@@ -40,7 +40,7 @@ def test_every_common_format_and_mode_decodes_alike(mode: str, format: str, chan
     assert pixels[:, :5].mean() < 60 < 190 < pixels[:, -5:].mean()
 
 
-def test_the_bytes_decide_not_the_name(tmp_path: Path):
+def test_the_content_decides_the_format_not_the_file_name(tmp_path: Path):
     path = tmp_path / "really_png.jpg"
     path.write_bytes(encoded(gradient(), "PNG"))
     assert inspect(path.read_bytes())[0].format == "PNG"
@@ -55,7 +55,7 @@ def test_exif_rotation_is_applied():
     assert pixels[:, :5].mean() > 190  # bright on the left now
 
 
-def test_transparent_pixels_are_black_whatever_colour_they_hide():
+def test_transparent_pixels_are_black_whatever_their_colour():
     image = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
     assert decode(encoded(image, "PNG"), 10, 10, 3).max() == 0
 
@@ -70,7 +70,7 @@ def test_a_jpeg_read_at_a_reduced_scale_is_near_the_full_decode():
 
 
 @pytest.mark.parametrize("content", [b"", b"plain text", b"\xff\xd8\xff\xe0 not really"])
-def test_what_is_no_image_is_unreadable(content: bytes):
+def test_a_file_that_is_not_an_image_is_unreadable(content: bytes):
     with pytest.raises(UnreadableImage):
         decode(content, 10, 10, 3)
     with pytest.raises(UnreadableImage):
@@ -86,7 +86,7 @@ def test_a_truncated_image_is_unreadable(format: str):
         inspect(content[: len(content) // 2])
 
 
-def test_inspect_tells_the_real_format_mode_and_size():
+def test_inspect_returns_the_real_format_mode_and_size():
     facts, small = inspect(encoded(gradient(90, 120), "PNG"))
     assert small.shape == (120, 120, 1)
     assert (facts.format, facts.mode, facts.width, facts.height) == ("PNG", "L", 120, 90)

@@ -26,7 +26,7 @@ def epochs_run(values: list[float], curves: list[list[float]]) -> int:
         ([0.9, 0.8, 0.7, 0.6], GOOD, 3),  # worse at the first comparison
         ([0.9, 0.8, 0.25, 0.24], GOOD, 4),  # better at the third epoch, worse at the fourth
         ([0.4, 0.3, 0.2, 0.1], GOOD, 4),  # better
-        ([0.2, 0.9, 0.9, 0.9], GOOD, 4),  # the best so far counts
+        ([0.2, 0.9, 0.9, 0.9], GOOD, 4),  # the best value so far counts
         ([0.9, 0.8, 0.7, 0.6], GOOD[:3], 4),  # too few finished jobs
         ([float("nan")] * 4, GOOD, 3),
     ],

@@ -1,4 +1,4 @@
-"""The embedded data set is drawn by the package, and nothing but the lungs tells its classes."""
+"""The package draws the embedded dataset, and only the lungs separate its classes."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pictures per class to train and two to test, of the default seed."""
+    """Ten training and two test images for each class, with the default seed."""
     folder = tmp_path_factory.mktemp("small")
     dataset.write_dataset(folder, 10, 2, seed=0)
     return folder
@@ -40,13 +40,13 @@ def test_a_larger_set_begins_with_the_smaller_one(small: Path, tmp_path: Path) -
     assert smaller.items() <= larger.items()
 
 
-def test_another_seed_draws_other_pictures(small: Path, tmp_path: Path) -> None:
+def test_another_seed_draws_other_images(small: Path, tmp_path: Path) -> None:
     dataset.write_dataset(tmp_path, 1, 1, seed=1)
     name = "train/NORMAL/phantom-000.jpg"
     assert contents(tmp_path)[name] != contents(small)[name]
 
 
-def test_no_two_pictures_are_alike(small: Path) -> None:
+def test_no_two_images_are_equal(small: Path) -> None:
     written = contents(small)
     assert len(set(written.values())) == len(written) == 24
 
@@ -71,7 +71,7 @@ def test_embedded_set_is_complete_and_small() -> None:
 
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
-def test_every_class_is_as_messy_as_the_other(split: str) -> None:
+def test_both_classes_have_the_same_kinds_of_files(split: str) -> None:
     kinds: dict[str, Counter[tuple[str, str | None, str]]] = {}
     for name in dataset.CLASSES:
         kinds[name] = Counter()
@@ -89,7 +89,7 @@ def test_every_class_is_as_messy_as_the_other(split: str) -> None:
     }
 
 
-def test_phantom_is_a_grey_picture_of_the_size_asked_for() -> None:
+def test_phantom_is_a_grey_image_of_the_given_size() -> None:
     picture = drawing.phantom((0, 1), opacities=True, size=(120, 150))
     assert picture.shape == (120, 150)
     assert picture.dtype == np.uint8
@@ -107,12 +107,12 @@ def test_moving_an_opacity_changes_only_what_is_around_it() -> None:
         assert change[away].max() == 0
         other_half = change[:, 100:] if centre == left else change[:, :100]
         assert other_half.sum() < 0.1 * change.sum()
-        # The middle of what changed lies at the opacity, so a heat map can be checked against it.
+        # The centre of the change is at the opacity, so a heat map can be compared with it.
         middle = np.array([(column * change).sum(), (row * change).sum()]) / change.sum()
         assert np.hypot(*(middle - centre)) < 0.08 < np.hypot(*(middle - elsewhere))
 
 
-def test_opacities_keep_to_the_lungs() -> None:
+def test_opacities_are_inside_the_lungs() -> None:
     for number in range(10):
         clear = drawing.phantom((3, number), opacities=False, size=(100, 100))
         hazy = drawing.phantom((3, number), opacities=True, size=(100, 100))

@@ -85,7 +85,7 @@ def test_the_run_has_every_hyperparameter(project: Project):
             assert params[key] == str(value), key
 
 
-def test_the_run_has_metrics_by_epoch_and_the_test_figures(project: Project):
+def test_the_run_has_metrics_by_epoch_and_test_metrics(project: Project):
     client = mlflow.MlflowClient(project.store)
     run = run_of(project)
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -98,7 +98,7 @@ def test_the_run_has_metrics_by_epoch_and_the_test_figures(project: Project):
     assert run.data.metrics["train_seconds"] > run.data.metrics["fit_seconds"] > 0
 
 
-def test_the_run_says_where_it_comes_from(project: Project):
+def test_the_run_has_its_commit_stage_device_and_dataset(project: Project):
     run = run_of(project)
     tags = run.data.tags
     assert re.fullmatch("[0-9a-f]{40}", tags["git.commit"])
@@ -110,7 +110,7 @@ def test_the_run_says_where_it_comes_from(project: Project):
     assert tags["manifest_digest"].startswith(dataset.digest)
 
 
-def test_the_run_has_its_pictures_and_tables(project: Project):
+def test_the_run_has_its_plots_and_tables(project: Project):
     assert artifacts_of(project) >= {
         "training/learning_curves.png", "training/history.csv", "training/model_summary.txt",
         "data/image_grid.png", "data/manifest.csv", "data/skipped.csv", "data/fetch.json",
@@ -121,7 +121,7 @@ def test_the_run_has_its_pictures_and_tables(project: Project):
     }  # fmt: skip
 
 
-def test_the_version_is_registered_with_its_figures(project: Project):
+def test_the_version_is_registered_with_its_metrics(project: Project):
     client = mlflow.MlflowClient(project.store)
     version = client.get_model_version_by_alias("synthetic-xray-classifier", "champion")
     metrics = project.read("build/evaluate/metrics.json")
@@ -131,7 +131,7 @@ def test_the_version_is_registered_with_its_figures(project: Project):
     assert "validation_accuracy" in version.tags
 
 
-def test_the_figures_of_validation_and_of_test_have_different_names(project: Project):
+def test_validation_metrics_and_test_metrics_have_different_names(project: Project):
     trained, tested = (
         project.read(f"build/{stage}/metrics.json") for stage in ("train", "evaluate")
     )
@@ -139,7 +139,7 @@ def test_the_figures_of_validation_and_of_test_have_different_names(project: Pro
     assert not set(trained) & set(tested)
 
 
-def test_every_figure_has_an_interval_around_it(project: Project):
+def test_every_metric_has_an_interval_around_it(project: Project):
     report = project.read("build/evaluate/report.json")
     metrics = project.read("build/evaluate/metrics.json")
     for name, entry in report["test"].items():
@@ -168,7 +168,7 @@ def test_the_model_card_is_the_versions_description_and_says_synthetic_first(pro
         assert part in card
 
 
-def test_the_embedded_dataset_has_no_copies_and_no_shortcut(project: Project):
+def test_the_embedded_dataset_has_no_duplicates_and_no_shortcut(project: Project):
     report = project.read("build/evaluate/report.json")
     assert report["duplicates"]["exact_pairs"] == report["duplicates"]["near_pairs"] == 0
     assert report["shortcuts"] == []
@@ -210,7 +210,7 @@ def test_nothing_unfinished_is_left(project: Project):
     assert not list(project.folder.glob("runs/unfinished/*/"))
 
 
-def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
+def test_the_summary_shows_the_metrics_and_what_to_do_next(project: Project):
     output = project.command("summary")
     accuracy = project.read("build/evaluate/metrics.json")["accuracy"]
     assert f"accuracy {accuracy:.4f}" in output
@@ -220,7 +220,7 @@ def test_the_summary_tells_the_figures_and_what_to_do_next(project: Project):
     assert "params.yaml differs from the defaults" in output  # it is shrunk
 
 
-def test_stages_that_do_not_train_load_neither_tensorflow_nor_mlflow(project: Project):
+def test_help_and_stages_without_a_model_import_neither_tensorflow_nor_mlflow(project: Project):
     heavy = re.compile(r"\| +(tensorflow|keras|mlflow)$", re.MULTILINE)
     python = [sys.executable, "-X", "importtime", "-m", "image_classifier"]
     assert not heavy.search(project.run(*python, "--help"))

@@ -13,7 +13,7 @@ def test_broken_files_are_skipped_with_a_message_and_an_exit_code(project: Proje
     assert "1 of 2 files skipped" in output
 
 
-def test_the_model_that_answers_is_named_with_its_threshold(project: Project):
+def test_predict_names_its_model_and_threshold(project: Project):
     picture = next((project.folder / "data").rglob("*.jpg"))
     output = project.command("predict", str(picture), "--threshold", "0.3")
     version = project.read("build/promote/decision.json")["version"]

@@ -47,25 +47,25 @@ def one(content: bytes | str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def pictures(project: Project) -> list[Path]:
+def images(project: Project) -> list[Path]:
     """Test images of both classes, the messy ones among them."""
     return sorted((project.folder / "data" / "test").glob("*/phantom-00*"))
 
 
-def test_http_command_line_and_keras_agree(project: Project, url: str, pictures: list[Path]):
-    images = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in pictures]
+def test_http_command_line_and_keras_agree(project: Project, url: str, images: list[Path]):
+    images = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in images]
     status, answer = post(url, {"dataframe_records": images})
     assert status == 200
     served = np.array([p["probabilities"]["COVID19"] for p in answer["predictions"]])
 
-    output = project.command("predict", "--csv", *map(str, pictures))
+    output = project.command("predict", "--csv", *map(str, images))
     table = list(csv.DictReader(io.StringIO(output[output.index("path,label,") :])))
     printed = np.array([float(row["p_COVID19"]) for row in table])
-    assert [row["path"] for row in table] == [str(path) for path in pictures]
+    assert [row["path"] for row in table] == [str(path) for path in images]
     assert [row["label"] for row in table] == [p["label"] for p in answer["predictions"]]
 
     model = keras.models.load_model(project.folder / "build/train/model/model.keras")
-    pixels = np.stack([decode(path, 48, 48, 3) for path in pictures])
+    pixels = np.stack([decode(path, 48, 48, 3) for path in images])
     direct = model.predict(pixels, verbose=0)[:, 0]
     assert served == pytest.approx(direct, abs=1e-5)
     assert printed == pytest.approx(direct, abs=1e-5)
@@ -75,12 +75,12 @@ def test_http_command_line_and_keras_agree(project: Project, url: str, pictures:
         assert prediction["probability"] == prediction["probabilities"][prediction["label"]]
 
 
-def test_a_request_can_have_its_own_threshold(project: Project, url: str, pictures: list[Path]):
-    body = one(pictures[0].read_bytes())
+def test_a_request_can_have_its_own_threshold(project: Project, url: str, images: list[Path]):
+    body = one(images[0].read_bytes())
     for threshold, label in ((0.0, "COVID19"), (1.0, "NORMAL")):
         status, answer = post(url, body | {"params": {"threshold": threshold}})
         assert (status, answer["predictions"][0]["label"]) == (200, label)
-        picture = str(pictures[0])
+        picture = str(images[0])
         output = project.command("predict", picture, "--csv", "--threshold", str(threshold))
         assert f"{picture},{label}," in output
     for wrong in (2, -1, "x"):
@@ -90,8 +90,8 @@ def test_a_request_can_have_its_own_threshold(project: Project, url: str, pictur
     assert post(url, body)[0] == 200
 
 
-def test_every_input_form_of_the_scoring_server_works(url: str, pictures: list[Path]):
-    text = base64.b64encode(pictures[0].read_bytes()).decode()
+def test_every_input_form_of_the_scoring_server_works(url: str, images: list[Path]):
+    text = base64.b64encode(images[0].read_bytes()).decode()
     answers = [
         post(url, body)[1]["predictions"][0]
         for body in (
@@ -128,21 +128,21 @@ def test_a_bad_request_gets_a_plain_400(url: str, name: str, body: object):
     assert "Traceback" not in json.dumps(answer)
 
 
-def test_a_truncated_jpeg_gets_a_plain_400(url: str, pictures: list[Path]):
-    content = pictures[0].read_bytes()
+def test_a_truncated_jpeg_gets_a_plain_400(url: str, images: list[Path]):
+    content = images[0].read_bytes()
     status, answer = post(url, one(content[: len(content) // 2]))
     assert status == 400
     assert "truncated" in answer["message"]
     assert post(url, one(content))[0] == 200
 
 
-def test_mlflows_own_server_keeps_the_limits_on_images(url: str, pictures: list[Path]):
-    image = {"image": base64.b64encode(pictures[0].read_bytes()).decode()}
+def test_mlflows_own_server_keeps_the_limits_on_images(url: str, images: list[Path]):
+    image = {"image": base64.b64encode(images[0].read_bytes()).decode()}
     status, answer = post(url, {"dataframe_records": [image] * 65})
     assert (status, "send at most 64" in answer["message"]) == (400, True)
     assert len(post(url, {"dataframe_records": [image] * 64})[1]["predictions"]) == 64
 
-    # a black picture of 36 million pixels in 5 kB
+    # a black image of 36 million pixels in 5 kB
     bomb = io.BytesIO()
     Image.new("1", (6_000, 6_000)).save(bomb, "PNG", optimize=True)
     status, answer = post(url, one(bomb.getvalue()))

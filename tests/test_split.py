@@ -99,7 +99,7 @@ def test_two_classes_need_a_positive_one_that_exists(given_split: Path):
         split(settings("dataset.positive_class=COVID20"))
 
 
-def test_unreadable_files_are_left_out_and_listed(given_split: Path):
+def test_unreadable_files_are_skipped_and_listed(given_split: Path):
     (paths.RAW / "train" / "NORMAL" / "notes.txt").write_text("text")
     whole = (paths.RAW / "train" / "NORMAL" / "000.png").read_bytes()
     (paths.RAW / "train" / "NORMAL" / "cut, in half.png").write_bytes(whole[: len(whole) // 2])
@@ -124,7 +124,7 @@ def test_a_class_that_only_test_has_is_refused(given_split: Path):
         split(settings())
 
 
-def test_the_manifest_tells_what_each_file_really_is(given_split: Path):
+def test_the_manifest_has_the_real_format_and_size_of_each_file(given_split: Path):
     Image.new("RGB", (30, 20)).save(paths.RAW / "train" / "NORMAL" / "a.jpg", "PNG")
     split(settings())
     row = next(row for row in read_manifest() if row.path == "train/NORMAL/a.jpg")
@@ -133,7 +133,7 @@ def test_the_manifest_tells_what_each_file_really_is(given_split: Path):
 
 
 def shapes(seed: int) -> Image.Image:
-    """A picture with large and small detail, as photographs have."""
+    """An image with large and small details, like a photograph."""
     generator = np.random.default_rng(seed)
     total = np.zeros((160, 192))
     for side in (4, 8, 16, 32):
@@ -150,7 +150,7 @@ def save(path: str, image: Image.Image, **options: int) -> None:
 
 @pytest.fixture
 def leaky(empty_project: Path) -> Path:
-    """Pictures with copies and patients on both sides of the given split."""
+    """Images with duplicates and patients on both sides of the given split."""
     for index in range(40):
         label = "COVID19" if index % 2 else "NORMAL"
         save(f"train/{label}/p{index}-1.png", shapes(index))
@@ -175,7 +175,7 @@ def left_out() -> dict[str, str]:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_leaking_copies_and_patients_are_found_named_and_dropped_from_test(
+def test_leaking_duplicates_and_patients_are_named_and_dropped_from_test(
     leaky: Path, capsys: pytest.CaptureFixture
 ):
     split(settings(PATIENT))
@@ -199,7 +199,7 @@ def test_leaking_copies_and_patients_are_found_named_and_dropped_from_test(
     assert sum(pair["leaks"] == "yes" for pair in pairs) == 12
 
 
-def test_leaks_can_stop_the_run(leaky: Path):
+def test_leaks_can_stop_the_pipeline(leaky: Path):
     with pytest.raises(InputError, match=r"(?s)12 images are in two splits.*exact0\.png"):
         split(settings(PATIENT, "split.leaks=stop"))
 
@@ -212,7 +212,7 @@ def test_the_same_image_in_two_classes_stops_with_both_names(leaky: Path):
         split(settings())
 
 
-def test_a_drawn_split_keeps_copies_and_groups_together(empty_project: Path):
+def test_a_random_split_keeps_duplicates_and_groups_together(empty_project: Path):
     for index in range(30):
         label = "cat" if index % 2 else "dog"
         save(f"{label}/a{index}-1.png", shapes(index))

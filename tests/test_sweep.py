@@ -49,7 +49,7 @@ def test_a_job_with_a_wrong_setting_is_a_failed_run_with_its_error(swept: Projec
     assert "model.dropout=7" in json.loads(failed.data.tags["overrides"])
 
 
-def test_the_parent_tells_space_leader_costs_and_results(swept: Project, tmp_path: Path):
+def test_the_parent_run_has_search_space_best_value_costs_and_results(swept: Project, tmp_path: Path):
     client = mlflow.MlflowClient(swept.store)
     parent = client.get_run(parent_of(swept.output))
     assert "model.dropout=0.1,0.3,7" in parent.data.tags["search_space"]
@@ -79,7 +79,7 @@ def test_the_same_command_again_runs_only_what_is_not_finished(swept: Project):
     assert {run.info.run_id for run in children(swept, parent_of(again))} == before
 
 
-def test_a_killed_sweep_goes_on_and_every_job_is_finished_once(swept: Project):
+def test_a_killed_sweep_continues_and_every_job_finishes_once(swept: Project):
     command = [sys.executable, "-m", "image_classifier", "train", "--multirun", *SMALL]
     command += ["training.seed=10,11,12"]
     log = swept.folder / "killed.log"
@@ -136,7 +136,7 @@ def test_a_search_minimises_the_validation_loss(swept: Project):
     assert [run.info.run_id for run in registered] == [best["best.run_id"]]
 
 
-def test_without_registration_only_metrics_are_kept(swept: Project):
+def test_without_registration_only_metrics_are_stored(swept: Project):
     output = swept.command("train", "--multirun", *SMALL, "tracking.register_models=none",
                           "training.seed=20")  # fmt: skip
     (run,) = children(swept, parent_of(output))

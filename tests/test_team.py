@@ -118,7 +118,7 @@ def test_another_clone_sees_run_model_and_data_without_the_dataset_repository(
 
 
 @pytest.mark.slow
-def test_jobs_side_by_side_on_postgresql_lose_nothing(
+def test_parallel_jobs_on_postgresql_lose_nothing(
     first: Project, team: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     output = first.command(

@@ -1,4 +1,4 @@
-"""Where runs go: another server, `mlflow run`, and processes that start together."""
+"""Where runs are stored: another server, `mlflow run`, and processes that start together."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import mlflow
 from conftest import SHRUNK, Project
 
 
-def test_a_tracking_server_takes_run_model_and_evaluation(project: Project, tracking_server: str):
+def test_a_tracking_server_stores_run_model_and_evaluation(project: Project, tracking_server: str):
     uri = tracking_server
     output = project.command("train", *SHRUNK, "training.epochs=1", MLFLOW_TRACKING_URI=uri)
     run_id, model = re.search(r"MLflow run (\w+), registered as (models:/\S+)\.", output).groups()
@@ -29,7 +29,7 @@ def test_a_tracking_server_takes_run_model_and_evaluation(project: Project, trac
 
 
 def test_mlflow_run_trains_in_the_run_it_made(project: Project):
-    # one setting does not shrink the pictures: these settings do
+    # `mlflow run` takes one setting; these make the images smaller
     conf = project.folder / "conf" / "config.yaml"
     before = conf.read_text()
     conf.write_text(before.replace("height: 200", "height: 48").replace("width: 200", "width: 48"))

@@ -45,7 +45,7 @@ def train(
 @pytest.mark.parametrize(
     "model", ["compact", "article"]
 )  # one monitors val_loss, the other one val_accuracy
-def test_a_training_that_diverges_ends_at_once_and_says_so(
+def test_a_training_that_diverges_stops_with_a_message(
     dataset: PreparedDataset,
     empty_project: Path,
     monkeypatch: pytest.MonkeyPatch,
