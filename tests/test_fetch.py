@@ -64,7 +64,9 @@ def test_a_revision_is_fetched(empty_project: Path, repository: Path):
     assert not (paths.RAW / "train/NORMAL/late.jpg").exists()
 
 
-def test_another_number_of_images_is_refused_with_the_name_of_the_setting(empty_project: Path, repository: Path):
+def test_another_number_of_images_is_refused(
+    empty_project: Path, repository: Path
+):
     with pytest.raises(InputError, match=r"train/ has 7 images.*dataset\.expected_counts\.train=7"):
         fetch(from_repository(repository, "dataset.expected_counts.train=8"))
     assert not paths.RAW.exists()

@@ -96,9 +96,7 @@ def test_a_failing_job_does_not_stop_the_others(project: Project):
     "override",
     ["split.seed=0,1", "dataset=embedded,covid_xray", "evaluation.threshold=0.3,0.5"],
 )
-def test_a_sweep_over_settings_outside_the_training_is_refused(
-    project: Project, override: str
-):
+def test_a_sweep_over_settings_outside_the_training_is_refused(project: Project, override: str):
     output = project.command("train", "--multirun", *SHRUNK, override, code=1)
     assert f"dvc exp run --queue -S '{override}'" in output
 

@@ -78,7 +78,7 @@ def test_a_model_trained_in_float16_is_stored_in_float32(dataset: PreparedDatase
 
 def test_what_decides_the_weights_decides_the_key(dataset: PreparedDataset):
     def key(*overrides: str) -> str:
-        return identity.training_key(tiny(*overrides), dataset)
+        return identity.training_key(identity.job_key(tiny(*overrides), dataset))
 
     for other in (
         "promotion.minimum_accuracy=0.1",

@@ -1,1 +1,1 @@
-"""Image files: where they come from, what they are, how they are dealt, and as arrays."""
+"""Images and labels: where they come from, how they are decoded, compared and split."""

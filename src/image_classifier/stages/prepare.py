@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config
+from image_classifier.data.image_grid import grid_rows, plot_image_grid
 from image_classifier.data.images import Pixels, UnreadableImage, decode
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
-from image_classifier.data.image_grid import grid_rows, plot_image_grid
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import read_bytes, whole_file, with_filename

@@ -23,7 +23,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.project import paths
-from image_classifier.training import identity, resume
+from image_classifier.training import resume
 
 if TYPE_CHECKING:
     import keras
@@ -61,7 +61,7 @@ def train(config: Config) -> None:
     """
     dataset = load_prepared(config)
     check_batch_size(config, dataset)
-    with resume.claim(identity.training_key(config, dataset)) as state:
+    with resume.claim(config, dataset) as state:
         trained = train_model(config, dataset, paths.TRAIN, state)
         record = {"run_id": trained.run_id, "training_key": state.key}
         (paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
@@ -109,7 +109,7 @@ def train_model(
         config,
         dataset,
         run_name(config),
-        identity.job_key(config, dataset),
+        state.job_key,
         overrides,
         state.training_id,
     )

@@ -103,7 +103,7 @@ def train_and_register(
     """Train one model, choose its threshold, and register it; return its monitored value."""
     from image_classifier.tracking import runs
 
-    with resume.claim(identity.training_key(config, dataset)) as state:
+    with resume.claim(config, dataset) as state:
         trained = train_model(config, dataset, output, state, overrides, more_stoppers)
         with upload_can_be_repeated(state), runs.open_run(trained.run_id):
             outcome = register(config, dataset, output / paths.MODEL, trained)

@@ -18,10 +18,10 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def training_key(config: Config, dataset: PreparedDataset) -> str:
-    """Return a digest of all that decides the weights to the last bit, as 32 hexadecimal digits.
+def training_key(job_key: str) -> str:
+    """Return a digest of all that decides the weights to the last bit: 32 hexadecimal digits.
 
-    Besides `job_key`: the versions of TensorFlow and Keras, the number of threads, and the source
+    Besides the `job_key`: versions of TensorFlow and Keras, the number of threads, and the source
     of this package's folder `training`.
     """
     import keras  # imports TensorFlow
@@ -29,7 +29,6 @@ def training_key(config: Config, dataset: PreparedDataset) -> str:
 
     from image_classifier.training import devices
 
-    job = job_key(config, dataset)
     code = digests.of_folder(Path(__file__).parent)
-    text = f"{job} {tf.__version__} {keras.__version__} {devices.threads()} {code}"
+    text = f"{job_key} {tf.__version__} {keras.__version__} {devices.threads()} {code}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from image_classifier.config.schema import Config
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.project import paths
+from image_classifier.training import identity
 
 # what describes the data of a training, while other stages may already have run again
 COPIED = (paths.IMAGE_GRID, paths.MANIFEST, paths.SKIPPED, paths.DUPLICATES, paths.FETCHED)
@@ -21,9 +24,17 @@ COPIED = (paths.IMAGE_GRID, paths.MANIFEST, paths.SKIPPED, paths.DUPLICATES, pat
 
 @dataclass(frozen=True)
 class ResumeState:
-    """A training that has begun: its key, its folder, and the id that finds its MLflow run."""
+    """A training that has begun.
+
+    Attributes:
+        key: See `training_key`.
+        job_key: See `identity.job_key`.
+        folder: Contains the files of its epochs.
+        training_id: Finds its MLflow run.
+    """
 
     key: str
+    job_key: str
     folder: Path
     training_id: str
 
@@ -39,11 +50,13 @@ class ResumeState:
 
 
 @contextmanager
-def claim(key: str) -> Iterator[ResumeState]:
-    """Yield the training with this key, a new one or one that was interrupted.
+def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
+    """Yield a training with these settings and images: a new one, or one that was interrupted.
 
     Only one process works on it at a time: others wait.
     """
+    job_key = identity.job_key(config, dataset)
+    key = identity.training_key(job_key)
     folder = _folder(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
@@ -55,7 +68,7 @@ def claim(key: str) -> Iterator[ResumeState]:
     try:
         if not (folder / "id").is_file():
             _begin(folder)
-        yield ResumeState(key, folder, (folder / "id").read_text())
+        yield ResumeState(key, job_key, folder, (folder / "id").read_text())
     finally:
         lock.release()
 
