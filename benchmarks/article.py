@@ -1,4 +1,4 @@
-"""The article's pipeline, reimplemented: Keras decodes and augments the files in every epoch."""
+"""The article's way, reimplemented: Keras reads, decodes and augments the files in every epoch."""
 
 from pathlib import Path
 from typing import Any

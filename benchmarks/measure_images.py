@@ -37,7 +37,9 @@ def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
         lambda: images_per_second(lambda path: decode(path, *article.SIZE, 3)),
         lambda: images_per_second(full),
     )
-    return compare("prepare ÷ Pillow's full decode, same threads", rounds, "images/s", "≥ 1.6")
+    return compare(
+        "prepare ÷ Pillow's full decode, same number of threads", rounds, "images/s", "≥ 1.6"
+    )
 
 
 def measure_batches(config: Config, dataset: PreparedDataset, repeats: int) -> Row:

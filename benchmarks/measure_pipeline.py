@@ -65,4 +65,4 @@ def measure_nothing_to_do(project: Project, repeats: int) -> Row:
     """Compare `dvc repro` with one second when every stage is up to date."""
     project.run("dvc", "repro")
     rounds = [(seconds(lambda: project.run("dvc", "repro")), 1.0) for _ in range(repeats)]
-    return compare("`dvc repro` when all stages are up to date ÷ one second", rounds, "s", "≤ 3")
+    return compare("`dvc repro` with nothing to do ÷ one second", rounds, "s", "≤ 3")

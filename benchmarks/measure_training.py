@@ -55,7 +55,7 @@ def in_memory(dataset: PreparedDataset, split: Any) -> tf.data.Dataset:
 def measure_epochs(
     config: Config, dataset: PreparedDataset, repeats: int
 ) -> tuple[list[Row], float]:
-    """Compare three epochs: ours, the same steps from memory, and the article's pipeline.
+    """Compare three epochs: ours, the same steps from memory, and the article's way.
 
     An epoch includes the validation. Ours has the callbacks of the stage `train`: early stopping,
     the checkpoint, and logging to MLflow.
@@ -111,7 +111,7 @@ def measure_epochs(
             [(ours, pure) for ours, pure, _ in rounds], "s", "≤ 1.05",
         ),
         compare(
-            "epoch of the article's pipeline ÷ our epoch (article's CNN)",
+            "the article's way ÷ ours, an epoch (article's CNN)",
             [(theirs, ours) for ours, _, theirs in rounds], "s", "≥ 1.7",
         ),
     ]  # fmt: skip
@@ -135,5 +135,5 @@ def measure_time_to_accuracy(overrides: list[str], repeats: int) -> Row:
 
     rounds = [(reach("compact", seed), reach("article", seed)) for seed in range(max(repeats, 3))]
     return compare(
-        "time to 97.31% test accuracy: compact ÷ article's pipeline", rounds, "s", "≤ 0.167"
+        "time to 97.31% test accuracy: compact ÷ the article's way", rounds, "s", "≤ 0.167"
     )

@@ -27,6 +27,7 @@ from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.evaluation import probes
 from image_classifier.evaluation.predictions import predict_split
 from image_classifier.stages.train import train_model
+from image_classifier.training import identity
 from image_classifier.training.augmentation import DRAWS, augment
 from image_classifier.training.resume import ResumeState
 
@@ -58,7 +59,7 @@ def measure(config: Config, dataset: PreparedDataset, work: Path) -> list[float]
         with_images(dataset, only_border, work / "only_border.npy"),
         with_images(dataset, no_border, work / "no_border.npy"),
     ]
-    state = ResumeState("benchmark", work, training_id="")
+    state = ResumeState("benchmark", identity.job_key(config, dataset), work, training_id="")
     with redirect_stdout(sys.stderr):
         classifier = train_model(config, dataset, work / "output", state).classifier
 

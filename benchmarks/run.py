@@ -1,9 +1,9 @@
-"""Compares this project with the article's pipeline, on one folder of images.
+"""Compares this project with the article's way, on one folder of images.
 
     make bench DATASET=/path/to/images      (default: the embedded, synthetic dataset)
 
 Each row of the table compares two sides on the same images. The sides run alternately, several
-times; the row has the median of each side and of their ratio. article.py is the article's pipeline.
+times; the row has the median of each side and of their ratio. article.py is the article's way.
 Writes the table to benchmarks/results.md and results.csv.
 """
 

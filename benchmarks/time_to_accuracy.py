@@ -2,12 +2,12 @@
 
     python time_to_accuracy.py article|compact SEED STARTED OVERRIDES…
 
-`article` is the article's pipeline, `compact` is our whole training of the compact model, with its
+`article` is the article's way, `compact` is our whole training of the compact model, with its
 MLflow run. STARTED is when the command was started, in seconds since 1970.
 
 Prints `reached SECONDS`: the time since STARTED, imports included, but without the time to measure
-the test accuracy, which neither pipeline needs. The validation images choose the best epoch. The
-test images only decide when the clock stops.
+the test accuracy, which is not part of either training. The validation images choose the best
+epoch. The test images only decide when the clock stops.
 """
 
 import sys
@@ -25,6 +25,7 @@ from image_classifier.config.compose import config_of
 from image_classifier.config.schema import Config, Training
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.stages.train import train_model
+from image_classifier.training import identity
 from image_classifier.training.progress import Progress
 from image_classifier.training.resume import ResumeState
 
@@ -114,7 +115,7 @@ class TestAccuracy(keras.callbacks.Callback):
 
 
 def run_article(stopwatch: Stopwatch, config: Config, folder: Path) -> None:
-    """Train with the article's pipeline."""
+    """Train the article's way."""
     keras.utils.set_random_seed(config.training.seed)
     dataset = load_prepared(config)
     classes = len(dataset.classes)
@@ -130,7 +131,8 @@ def run_article(stopwatch: Stopwatch, config: Config, folder: Path) -> None:
 def run_compact(stopwatch: Stopwatch, config: Config, folder: Path) -> None:
     """Train as the commands do, with the MLflow run; never continue an earlier attempt."""
     dataset = load_prepared(config)
-    state = ResumeState("benchmark", folder, training_id=uuid.uuid4().hex)
+    job_key = identity.job_key(config, dataset)
+    state = ResumeState("benchmark", job_key, folder, training_id=uuid.uuid4().hex)
     test = TestAccuracy(stopwatch, config.training, dataset)
     train_model(config, dataset, folder / "output", state, more_stoppers=[test])
 

@@ -1,13 +1,13 @@
-"""Starts what a team shares, as plain processes: PostgreSQL, an S3 server, and MLflow with log-in.
+"""Starts the servers of a team as plain processes: PostgreSQL, S3, and MLflow with passwords.
 
     python team/start.py FOLDER
 
-Prints the environment to set in every clone, and runs until it is interrupted. PostgreSQL keeps
-its files in FOLDER; the S3 server (moto) keeps everything in memory, so this is for trying out and
-for tests. For a team that stays, give MLflow the same settings with an S3 service of your own, or
-use compose.yaml.
+Prints the environment variables for every clone, and runs until it is interrupted. PostgreSQL
+stores its files in FOLDER. The S3 server (moto) stores everything in memory, so use this script
+only to try the servers, and for tests. For permanent servers, use compose.yaml, or give MLflow the
+same settings with your own S3 service.
 
-Needs `pip install -e '.[team]'` and PostgreSQL (Debian: `apt-get install postgresql`).
+Requires `pip install -e '.[team]'` and PostgreSQL (Debian: `apt-get install postgresql`).
 """
 
 import argparse
@@ -30,13 +30,13 @@ BUCKETS = ("mlflow", "dvc")
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a port of 127.0.0.1 on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def postgres_program(name: str) -> str:
-    """Return the path of one of PostgreSQL's programs; Debian keeps them off the PATH."""
+    """Return the path of a program of PostgreSQL; on Debian they are not in the PATH."""
     found = shutil.which(name) or next(
         (str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None
     )
@@ -46,7 +46,7 @@ def postgres_program(name: str) -> str:
 
 
 def start_postgres(folder: Path, port: int, password: str) -> subprocess.Popen[bytes]:
-    """Create a database in a new folder, and start its server; the user is called mlflow."""
+    """Create a database in a new folder, and start its server; the user name is mlflow."""
     folder.mkdir(parents=True)
     owner = None
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -59,11 +59,11 @@ def start_postgres(folder: Path, port: int, password: str) -> subprocess.Popen[b
         shutil.chown(file, owner)
     command = [postgres_program("initdb"), "--pgdata", str(folder / "data"), "--username", "mlflow"]
     command += ["--auth", "scram-sha-256", "--pwfile", str(file), "--encoding", "UTF8"]
-    made = subprocess.run(command, stdout=subprocess.DEVNULL, user=owner, cwd="/")
+    created = subprocess.run(command, stdout=subprocess.DEVNULL, user=owner, cwd="/")
     file.unlink()
-    if made.returncode:
-        who = f" Its user, {owner}, must be able to reach that folder." if owner else ""
-        sys.exit(f"start: PostgreSQL cannot make a database in {folder}.{who}")
+    if created.returncode:
+        hint = f" Its user, {owner}, needs access to that folder." if owner else ""
+        sys.exit(f"start: PostgreSQL cannot create a database in {folder}.{hint}")
     return subprocess.Popen(
         [
             postgres_program("postgres"), "-D", str(folder / "data"), "-p", str(port),
@@ -74,20 +74,20 @@ def start_postgres(folder: Path, port: int, password: str) -> subprocess.Popen[b
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], what: str) -> None:
-    """Return when a process listens; exit where it ends before."""
+    """Return when a process listens on a port; exit if the process ends, or after a minute."""
     for _ in range(600):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
         except OSError:
             if process.poll() is not None:
-                sys.exit(f"start: {what} ended with {process.returncode}.")
+                sys.exit(f"start: {what} ended with exit code {process.returncode}.")
             time.sleep(0.1)
     sys.exit(f"start: {what} does not answer.")
 
 
 def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]]) -> dict[str, str]:
-    """Start all servers, adding them to `processes`; return the environment of their users."""
+    """Start all servers, and add them to `processes`; return the environment of their clients."""
     database_port, s3_port, mlflow_port = free_port(), free_port(), free_port()
     s3 = f"http://127.0.0.1:{s3_port}"
     keys = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": password}
@@ -117,12 +117,12 @@ def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]])
     mlflow += ["--host", "127.0.0.1", "--port", str(mlflow_port)]
     mlflow += ["--artifacts-destination", "s3://mlflow"]
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": database,  # not on the command line: all can see that
+        "MLFLOW_BACKEND_STORE_URI": database,  # every user of the machine can see a command line
         "MLFLOW_S3_ENDPOINT_URL": s3,
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(),
-        # eight processes for its language model pages, which outlive the server
+        # else it starts eight processes for its language model pages, which outlive the server
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     with (folder / "mlflow.log").open("wb") as log:
@@ -131,13 +131,13 @@ def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]])
                 mlflow, env=os.environ | keys | environment, stdout=log, stderr=log, cwd=folder
             )
         )
-    wait_for(mlflow_port, processes[-1], f"MLflow, see {folder / 'mlflow.log'},")
+    wait_for(mlflow_port, processes[-1], f"MLflow (see {folder / 'mlflow.log'})")
     wait_until_healthy(f"http://127.0.0.1:{mlflow_port}")
     return keys | {
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow_port}",
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": password,
-        "AWS_ENDPOINT_URL": s3,  # for DVC; MLflow's artifacts go through its server
+        "AWS_ENDPOINT_URL": s3,  # for DVC; clients send artifacts to MLflow's server
     }
 
 
@@ -148,15 +148,15 @@ def wait_until_healthy(address: str) -> None:
             urllib.request.urlopen(f"{address}/health").close()
             return
         except urllib.error.HTTPError:
-            return  # it wants a password: it is up
+            return  # it asks for a password, so it works
         except OSError:
             time.sleep(0.1)
 
 
 def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End all servers, the last started first."""
+    """Stop all servers, in reverse order."""
     for process in reversed(processes):
-        process.send_signal(signal.SIGINT)  # what PostgreSQL calls a fast shutdown
+        process.send_signal(signal.SIGINT)  # PostgreSQL's "fast shutdown"
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
@@ -171,12 +171,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder for databases and logs")
     folder = parser.parse_args().folder.resolve()
     if folder.exists():
-        sys.exit(f"start: {folder} exists already: name a new folder.")
+        sys.exit(f"start: {folder} already exists: choose a new folder.")
     folder.mkdir(parents=True)
     folder.chmod(0o755)
     password = os.environ.get("TEAM_PASSWORD") or secrets.token_urlsafe(12)
     processes: list[subprocess.Popen[bytes]] = []
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
         for name, value in start(folder, password, processes).items():

@@ -1,1 +1,1 @@
-"""Synthetic chest X-ray phantoms: what the embedded dataset was drawn with."""
+"""Draws synthetic chest X-ray phantoms; the embedded dataset consists of them."""

@@ -2,7 +2,7 @@
 
     python -m phantoms FOLDER
 
-Makes FOLDER/{train,test}/{COVID19,NORMAL}.
+Creates FOLDER/{train,test}/{COVID19,NORMAL}.
 """
 
 import argparse
@@ -16,19 +16,20 @@ from phantoms.drawing import FILE_STREAM, phantom, stream
 SPLITS = ("train", "test")
 CLASSES = ("COVID19", "NORMAL")
 
-# Files as messy as real ones, chosen by index alone so that every class holds as many of each.
+# Some files are as irregular as those of real datasets. Only the index chooses them, so that every
+# class has the same number of each kind.
 MESSY_PERIOD = 40
 MESSY_KINDS = {3: "png named jpg", 6: "rgba png", 9: "palette png"}
 RGB_JPEG_PERIOD = 10
 
 
 def _write_picture(folder: Path, key: Sequence[int], index: int, opacities: bool) -> None:
-    """Write one phantom in a size, quality and format that do not depend on its class."""
+    """Write one phantom; its size, quality and format do not depend on its class."""
     generator = stream(key, FILE_STREAM)
     height, width = (int(length) for length in generator.integers(200, 321, 2))
     quality = int(generator.integers(60, 91))
     messy = MESSY_KINDS.get(index % MESSY_PERIOD)
-    if messy:  # Lossless files are large: keep them small.
+    if messy:  # lossless: with fewer pixels the file stays small
         height, width = height * 2 // 3, width * 2 // 3
     picture = Image.fromarray(phantom(key, opacities, (height, width)))
     path = folder / f"phantom-{index:03d}.jpg"
@@ -45,18 +46,18 @@ def _write_picture(folder: Path, key: Sequence[int], index: int, opacities: bool
 
 
 def write_dataset(folder: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
-    """Write both splits of both classes below a folder.
+    """Write both splits of both classes into a folder.
 
-    Every file is decided by seed, split, class and index alone, so a larger data set begins with
-    the files of a smaller one.
+    Each file depends only on seed, split, class and index, so a larger dataset contains the files
+    of a smaller one.
 
     Raises:
-        FileExistsError: If there is anything in ``folder/train`` or ``folder/test`` already.
+        FileExistsError: `folder/train` or `folder/test` is not empty.
     """
     for split in SPLITS:
         target = folder / split
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileExistsError(f"{target} is not empty; choose another folder or empty it first")
+            raise FileExistsError(f"{target} is not empty: empty it, or choose another folder")
     numbers = {"train": train_per_class, "test": test_per_class}
     for split_number, (split, number) in enumerate(numbers.items()):
         for class_number, name in enumerate(CLASSES):
@@ -75,12 +76,18 @@ def _whole_number(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an unusable folder ends it with exit code 2."""
-    parser = argparse.ArgumentParser(description="Write a data set of chest X-ray phantoms.")
-    parser.add_argument("folder", type=Path, help="where train/ and test/ are to be made")
-    parser.add_argument("--train", type=_whole_number, default=100, help="per class, default 100")
-    parser.add_argument("--test", type=_whole_number, default=40, help="per class, default 40")
-    parser.add_argument("--seed", type=_whole_number, default=0, help="default 0")
+    """Run the command line; exit with code 2 if the files cannot be written."""
+    parser = argparse.ArgumentParser(description="Write a dataset of chest X-ray phantoms.")
+    parser.add_argument("folder", type=Path, help="train/ and test/ are created in this folder")
+    parser.add_argument(
+        "--train", type=_whole_number, default=100, help="images per class, default 100"
+    )
+    parser.add_argument(
+        "--test", type=_whole_number, default=40, help="images per class, default 40"
+    )
+    parser.add_argument(
+        "--seed", type=_whole_number, default=0, help="another seed draws other phantoms, default 0"
+    )
     options = parser.parse_args(arguments)
     try:
         write_dataset(options.folder, options.train, options.test, options.seed)

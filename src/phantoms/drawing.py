@@ -1,7 +1,7 @@
-"""One synthetic chest X-ray: a drawing made of formulas, of no patient at all.
+"""Draws one synthetic chest X-ray from formulas, without data of any patient.
 
-Only NumPy is used, in float64, so that rounding to grey levels is the same on every machine. The
-classes differ in nothing but hazy opacities, which are confined to the lungs.
+It uses only NumPy, in float64, so that the grey levels are the same on every machine. The classes
+differ only in hazy opacities, which are always inside the lungs.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 Plane = NDArray[np.float64]
 
-# Separate random streams: what one of them draws never shifts what another one draws. Of six sets
-# of numbers tried, these are ones with which the small embedded set, too, has file sizes and
-# picture borders that tell its classes apart no better than chance (large sets have it anyway).
+# Separate random streams, so that the numbers drawn from one do not change those of another. In
+# large datasets, file sizes and image borders predict the class no better than chance. Of six sets
+# of stream numbers, these are some with which this is also true of the small embedded dataset.
 ANATOMY_STREAM, OPACITY_STREAM, NOISE_STREAM, FILE_STREAM = 31, 32, 33, 34
 
 
 class Pose(NamedTuple):
-    """How the body lies in the picture; lengths are fractions of the picture."""
+    """Position of the body in the image; lengths are fractions of the image."""
 
     angle: float
     scale: float
@@ -28,13 +28,13 @@ class Pose(NamedTuple):
     shift_y: float
 
     def to_body(self, x: Plane, y: Plane) -> tuple[Plane, Plane]:
-        """Turn picture fractions into body coordinates, both 0 to 1 with (0.5, 0.5) central."""
+        """Return body coordinates of image coordinates; both are 0 to 1, the centre is 0.5."""
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         x, y = (x - 0.5 - self.shift_x) / self.scale, (y - 0.5 - self.shift_y) / self.scale
         return 0.5 + cosine * x + sine * y, 0.5 - sine * x + cosine * y
 
     def to_picture(self, x: float, y: float) -> tuple[float, float]:
-        """Turn one point in body coordinates into fractions of the picture."""
+        """Return image coordinates, as fractions, of one point in body coordinates."""
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         x, y = self.scale * (x - 0.5), self.scale * (y - 0.5)
         picture_x = 0.5 + self.shift_x + cosine * x - sine * y
@@ -47,7 +47,7 @@ def stream(key: Sequence[int], number: int) -> Generator:
 
 
 def _step(distance: Plane, softness: float) -> Plane:
-    """Go smoothly from 0 (negative distance) to 1 (positive distance)."""
+    """Return a smooth step from 0 (negative distance) to 1 (positive distance)."""
     rise = np.clip(0.5 + distance / (3 * softness), 0, 1)
     smooth: Plane = rise * rise * (3 - 2 * rise)
     return smooth
@@ -60,7 +60,7 @@ def _blob(x: Plane, y: Plane, centre: tuple[float, float], radii: tuple[float, f
 
 
 def _waves(generator: Generator, x: Plane, y: Plane, frequency: float, number: int = 6) -> Plane:
-    """Sum random plane waves into a smooth field of zero mean and unit variance."""
+    """Return a sum of random plane waves: a smooth field with zero mean and unit variance."""
     field = np.zeros_like(x)
     for _ in range(number):
         turn, phase = generator.uniform(0, 2 * np.pi, 2)
@@ -71,7 +71,7 @@ def _waves(generator: Generator, x: Plane, y: Plane, frequency: float, number: i
 
 
 def _draw_body(generator: Generator, x: Plane, y: Plane) -> Plane:
-    """Outline of neck, shoulders and torso: 0 in the air, 1 in the body."""
+    """Return neck, shoulders and torso: 0 in the air, 1 in the body."""
     from_middle = np.abs(x - 0.5)
     shoulder = 0.01 + generator.uniform(0.45, 0.75) * np.maximum(from_middle - 0.11, 0) ** 1.4
     half_width = generator.uniform(0.43, 0.47) + 0.13 * np.exp(-(((y - 0.22) / 0.17) ** 2))
@@ -80,7 +80,7 @@ def _draw_body(generator: Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _draw_heart(generator: Generator, x: Plane, y: Plane) -> Plane:
-    """Mask of the heart, the aortic knob and the tissue around the spine, 0 to 1."""
+    """Return a mask of the heart, the aortic knob and the tissue around the spine, 0 to 1."""
     size, tilt = generator.uniform(0.85, 1.2), generator.uniform(0.4, 0.8)
     across, down = x - generator.uniform(0.545, 0.57), y - generator.uniform(0.635, 0.655)
     across, down = (
@@ -96,7 +96,7 @@ def _draw_heart(generator: Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _draw_lungs(generator: Generator, x: Plane, y: Plane) -> Plane:
-    """Mask of both lungs above the domes of the diaphragm, 0 to 1."""
+    """Return a mask of both lungs above the domes of the diaphragm, 0 to 1."""
     lungs = np.zeros_like(x)
     for side, base in ((-1, 0.765), (1, 0.79)):
         apex, base = generator.uniform(0.12, 0.16), base + generator.uniform(-0.03, 0.03)
@@ -111,13 +111,13 @@ def _draw_lungs(generator: Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _band(offset: Plane, half_width: float) -> Plane:
-    """A bone seen from the side: a flat inside with brighter rims."""
+    """Return a bone seen from the side: flat inside, brighter at its edges."""
     inside = _step(half_width - np.abs(offset), 0.005)
     return inside * (0.55 + 0.45 * (offset / half_width) ** 2)
 
 
 def _draw_ribs(generator: Generator, outward: Plane, right: NDArray[np.bool_], y: Plane) -> Plane:
-    """Ribs of both sides at once: the back parts, and more faintly the front parts."""
+    """Return the ribs of both sides: the posterior parts, and fainter the anterior parts."""
     spacing, first = generator.uniform(0.072, 0.084), generator.uniform(0.12, 0.15)
     bend = generator.uniform(1.6, 2.2)
     strengths = generator.uniform(0.6, 1.3, (2, 24))
@@ -134,7 +134,7 @@ def _draw_ribs(generator: Generator, outward: Plane, right: NDArray[np.bool_], y
 
 
 def _draw_bones(generator: Generator, x: Plane, y: Plane) -> Plane:
-    """Ribs, clavicles and vertebrae, 0 to about 1.5."""
+    """Return ribs, clavicles and vertebrae, 0 to about 1.5."""
     outward = np.abs(x - 0.5)
     ribs = _draw_ribs(generator, outward, x > 0.5, y) * _step(0.9 - y, 0.1)
     tilt = generator.uniform(0.1, 0.25)
@@ -145,14 +145,14 @@ def _draw_bones(generator: Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _draw_vessels(generator: Generator, x: Plane, y: Plane) -> Plane:
-    """Vessels spreading from both hila and the hila themselves, 0 to about 2."""
+    """Return both hila, and the vessels that spread from them, 0 to about 2."""
     vessels = np.zeros_like(x)
     for side in (-1, 1):
         hilum = (0.5 + side * generator.uniform(0.075, 0.095), generator.uniform(0.42, 0.47))
         distance = np.hypot(x - hilum[0], (y - hilum[1]) / 1.3)
         direction = np.arctan2(y - hilum[1], side * (x - hilum[0]))
-        # Ridges of waves in polar coordinates run outward and fork like vessels do; they begin
-        # at some distance, as all of them together would make a star.
+        # The ridges of waves in polar coordinates run outward and fork, like vessels. They begin
+        # at a distance from the hilum: in its centre they would form a star.
         ridge = _waves(generator, direction, 2.5 * distance, generator.uniform(1.0, 1.5))
         width = 0.13 + 0.3 * np.exp(-distance / 0.06)
         branches = np.exp(-((ridge / width) ** 2) - distance / 0.2) * _step(distance - 0.05, 0.03)
@@ -162,7 +162,7 @@ def _draw_vessels(generator: Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _draw_distractors(generator: Generator, x: Plane, y: Plane) -> Plane:
-    """Brightness over the lungs that means nothing: breast shadows, faint blobs, scatter."""
+    """Return brightness that is unrelated to the class: breast shadows, faint blobs, scatter."""
     breast = generator.uniform(0, 0.07) * sum(
         (_blob(x, y, (0.5 + side * 0.2, 0.72), (0.15, 0.16)) for side in (-1, 1)),
         start=np.zeros_like(x),
@@ -175,7 +175,7 @@ def _draw_distractors(generator: Generator, x: Plane, y: Plane) -> Plane:
 
 
 def _draw_opacity(generator: Generator, x: Plane, y: Plane, centre: tuple[float, float]) -> Plane:
-    """One patch of ground glass, in picture fractions; exactly 0 beyond 0.4 from its centre."""
+    """Return one ground-glass opacity; exactly 0 at more than 0.4 of the image from its centre."""
     radius, stretch = generator.uniform(0.15, 0.23), generator.uniform(0.9, 1.3)
     across, along = (x - centre[0]) * stretch, (y - centre[1]) / stretch
     direction, phases = np.arctan2(along, across), generator.uniform(0, 2 * np.pi, 2)
@@ -193,12 +193,12 @@ def _draw_opacities(
     pose: Pose,
     centres: Sequence[tuple[float, float]] | None,
 ) -> Plane:
-    """One to four opacities on alternating sides, unless told where they lie."""
+    """Return one to four opacities on alternating sides, or those with the given centres."""
     number = int(generator.choice([1, 2, 3, 4], p=[0.05, 0.35, 0.35, 0.25]))
     side = int(generator.choice([-1, 1]))
     haze = np.zeros_like(x)
     for position in range(number if centres is None else len(centres)):
-        # Drawn even when the caller says where, so that the shapes stay as they were.
+        # drawn also when the centres are given, so that the shapes stay the same
         outward, down = generator.uniform(0.17, 0.28), generator.uniform(0.42, 0.68)
         chosen = pose.to_picture(0.5 + side * outward, down)
         haze += _draw_opacity(generator, x, y, chosen if centres is None else centres[position])
@@ -215,12 +215,13 @@ def phantom(
     """Draw one phantom.
 
     Args:
-        key: Whole numbers, 0 or more, that decide anatomy, exposure, noise and opacities. The
-            same key gives the same body and noise with or without opacities, wherever they lie.
+        key: Integers, 0 or more, that decide anatomy, exposure, noise and opacities. With the same
+            key, body and noise are the same with and without opacities.
         opacities: Whether to draw opacities into the lungs.
         size: Height and width in pixels.
-        centres: (x, y) of each opacity in fractions of the width and height, counted from the
-            top left; without it, one to four are placed at random. Only what lies in a lung shows.
+        centres: (x, y) of each opacity, as fractions of width and height, from the top left. By
+            default one to four opacities are placed at random. Only the parts inside the lungs are
+            visible.
 
     Returns:
         Grey levels 0 to 255 (bright is dense), uint8, of shape (height, width).
@@ -247,13 +248,13 @@ def phantom(
     if opacities:
         haze_stream = stream(key, OPACITY_STREAM)
         haze = _draw_opacities(haze_stream, picture_x, picture_y, pose, centres)
-        # Haze veils what lies behind it, and however many patches overlap, it never glares.
+        # Haze covers the structures behind it; overlapping opacities never become too bright.
         density += np.sqrt(lungs) * (1 - np.exp(-haze)) * np.clip(0.74 * body - density, 0, None)
     return _expose(stream(key, NOISE_STREAM), density)
 
 
 def _expose(generator: Generator, density: Plane) -> NDArray[np.uint8]:
-    """Turn densities into grey levels, using nothing that depends on what the picture shows."""
+    """Return grey levels of densities, with exposure and noise that do not depend on the class."""
     gain, offset = generator.uniform(0.85, 1.1), generator.uniform(0.0, 0.06)
     bright = np.clip(offset + gain * density, 0, 1) ** generator.uniform(1.5, 2.1)
     grain = generator.uniform(1.0, 4.5) * generator.standard_normal(density.shape)

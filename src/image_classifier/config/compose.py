@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
@@ -42,8 +44,13 @@ def load(path: Path = PARAMS) -> Config:
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Return what Hydra composes from `conf/` with the given overrides."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+    state = Singleton.get_state()  # inside a job, Hydra is initialized with the job's settings
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", list(overrides))
+    finally:
+        Singleton.set_state(state)
 
 
 def config_of(*overrides: str) -> Config:
