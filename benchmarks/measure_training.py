@@ -65,7 +65,8 @@ def measure_epochs(
     """
     training = config.training.model_copy(update={"epochs": EPOCHS})
     config = config.model_copy(update={"training": training})
-    folder = Path(tempfile.mkdtemp())
+    temporary = tempfile.TemporaryDirectory()
+    folder = Path(temporary.name)
     ours = fit.compiled_model(config, dataset)
     pure = fit.compiled_model(config, dataset)
     theirs = article.model(config, dataset)
@@ -103,7 +104,7 @@ def measure_epochs(
         return clock.seconds_per_epoch()
 
     run_id = runs.open_training(config, dataset, "benchmark", identity.job_key(config, dataset))
-    with runs.open_run(run_id):
+    with temporary, runs.open_run(run_id):
         rounds = in_turn(repeats, fit_ours, fit_pure, fit_theirs)
     rows = [
         compare(

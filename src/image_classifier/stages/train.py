@@ -65,6 +65,7 @@ def train(config: Config) -> None:
         trained = train_model(config, dataset, paths.TRAIN, state)
         record = {"run_id": trained.run_id, "training_key": state.key}
         (paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
+        state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
     # `evaluate` removes the state: only when it runs has DVC saved the outputs of this stage
 

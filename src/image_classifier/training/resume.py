@@ -4,6 +4,7 @@ DVC deletes the outputs of a stage before it runs the stage, so this folder is e
 runs/unfinished/KEY, where KEY identifies the training. It is removed when the model is registered.
 """
 
+import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
 
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
@@ -44,6 +46,10 @@ class ResumeState:
         copies = [self.folder / "data" / path.name for path in COPIED]
         return [path for path in copies if path.is_file()]
 
+    def mark_finished(self, record: Path) -> None:
+        """Keep a copy of the stage's run.json, by which dvc.lock shows that DVC has saved it."""
+        shutil.copyfile(record, self.folder / paths.RUN)
+
     def discard(self) -> None:
         """Remove the folder: nothing is left to continue."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -52,6 +58,8 @@ class ResumeState:
 @contextmanager
 def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
     """Yield a training with these settings and images: a new one, or one that was interrupted.
+
+    It is a new one also when DVC has saved the outputs of the last one: `dvc repro --force`.
 
     Only one process works on it at a time: others wait.
     """
@@ -66,7 +74,7 @@ def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
         print("Another process runs the same training: waiting for it to end.", flush=True)
         lock.acquire()
     try:
-        if not (folder / "id").is_file():
+        if not (folder / "id").is_file() or _saved_by_dvc(folder):
             _begin(folder)
         yield ResumeState(key, job_key, folder, (folder / "id").read_text())
     finally:
@@ -87,6 +95,18 @@ def _begin(folder: Path) -> None:
         if path.is_file():
             shutil.copyfile(path, folder / "data" / path.name)
     (folder / "id").write_text(uuid.uuid4().hex)  # last: it marks the folder as complete
+
+
+def _saved_by_dvc(folder: Path) -> bool:
+    """Return whether dvc.lock lists the run.json of this training: then a new one is wanted."""
+    record, lock = folder / paths.RUN, Path("dvc.lock")
+    if not (record.is_file() and lock.is_file()):
+        return False
+    outs = OmegaConf.select(OmegaConf.load(lock), "stages.train.outs", default=[])
+    digest = hashlib.md5(record.read_bytes()).hexdigest()
+    return {"path": str(paths.TRAIN / paths.RUN), "md5": digest} in [
+        {key: out.get(key) for key in ("path", "md5")} for out in outs
+    ]
 
 
 def _folder(key: str) -> Path:
