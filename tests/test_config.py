@@ -73,7 +73,7 @@ def test_a_bad_value_is_refused_by_name(values: dict, section: str, key: str, va
 
 def test_a_dataset_has_one_source(values: dict):
     values["dataset"]["url"] = "https://example.com/x.git"
-    with pytest.raises(InputError, match=r"dataset\.path.*dataset\.url"):
+    with pytest.raises(InputError, match=r"dataset: give either path .* or url"):
         compose.validate(values)
 
 

@@ -80,7 +80,7 @@ def test_external_sets_go_through_the_pipeline_with_their_drop(project: Project,
     assert "Running stage 'train'" not in output
     report = copy.read("build/evaluate/report.json")
     found = report["external"]["south"]
-    assert (found["images"], found["copies_left_out"], found["unreadable"]) == (12, 3, 1)
+    assert (found["images"], found["duplicates"], found["unreadable"]) == (12, 3, 1)
     assert list(found["classes"]) == ["NORMAL"]
     test = report["test"]["specificity"]["value"]
     normal = found["classes"]["NORMAL"]

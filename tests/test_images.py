@@ -25,9 +25,7 @@ def gradient(height: int = 90, width: int = 120) -> Image.Image:
     [("L", "JPEG"), ("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"),
      ("P", "GIF"), ("1", "PNG"), ("I;16", "PNG"), ("LA", "PNG"), ("RGB", "BMP"), ("RGB", "WEBP")],
 )  # fmt: skip
-def test_common_formats_and_modes_decode_to_the_same_pixels(
-    mode: str, format: str, channels: int
-):
+def test_common_formats_and_modes_decode_to_the_same_pixels(mode: str, format: str, channels: int):
     image = gradient()
     if mode == "I;16":
         content = encoded(Image.fromarray(np.asarray(image).astype(np.uint16) * 257), format)

@@ -4,7 +4,7 @@ from conftest import Project
 
 
 def test_broken_files_are_skipped_with_a_message_and_an_exit_code(project: Project, tmp_path: Path):
-    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "broken.jpg").write_text("not an image")
     whole = next((project.folder / "data" / "test" / "NORMAL").glob("*.jpg"))
     (tmp_path / "a whole one.jpg").write_bytes(whole.read_bytes())
     output = project.command("predict", str(tmp_path), code=1)
@@ -26,9 +26,9 @@ def test_a_missing_file_and_a_missing_model_are_refused(project: Project):
     picture = next((project.folder / "data").rglob("*.jpg"))
     output = project.command("predict", str(picture), "--model", "models:/nothing@champion", code=1)
     assert "models:/nothing@champion cannot be loaded" in output
-    assert "`dvc repro` makes a champion" in output
+    assert "Run `dvc repro` to promote a champion" in output
     assert "Traceback" not in output
     # a model that the gate refused has versions, and no champion
     alias = "models:/synthetic-xray-classifier@other"
     output = project.command("predict", str(picture), "--model", alias, code=1)
-    assert "loaded by its number, as --model models:/synthetic-xray-classifier/1" in output
+    assert "name a version: --model models:/synthetic-xray-classifier/1" in output

@@ -53,8 +53,8 @@ def images(project: Project) -> list[Path]:
 
 
 def test_http_command_line_and_keras_agree(project: Project, url: str, images: list[Path]):
-    images = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in images]
-    status, answer = post(url, {"dataframe_records": images})
+    records = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in images]
+    status, answer = post(url, {"dataframe_records": records})
     assert status == 200
     served = np.array([p["probabilities"]["COVID19"] for p in answer["predictions"]])
 
@@ -157,5 +157,5 @@ def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Proje
     manifest = next((project.folder / "mlartifacts").rglob("MLmodel"))
     stored = yaml.safe_load(manifest.read_text())["flavors"]["python_function"]["config"]
     composed = compose.config_of().serving
-    assert stored == composed.of_images
+    assert stored == composed.image_limits
     assert composed == Serving()

@@ -95,7 +95,9 @@ def test_the_positive_class_is_the_second_whichever_sorts_last(given_split: Path
 def test_two_classes_need_a_positive_one_that_exists(given_split: Path):
     with pytest.raises(InputError, match=r"dataset\.positive_class=COVID19"):
         split(settings("dataset.positive_class=null"))
-    with pytest.raises(InputError, match=r"dataset\.positive_class=COVID20 is not among"):
+    with pytest.raises(
+        InputError, match=r"dataset\.positive_class=COVID20 is not one of the classes"
+    ):
         split(settings("dataset.positive_class=COVID20"))
 
 
@@ -170,7 +172,7 @@ def leaky(empty_project: Path) -> Path:
 PATIENT = r"dataset.group_pattern='^p(\d+)-'"
 
 
-def left_out() -> dict[str, str]:
+def skipped() -> dict[str, str]:
     with paths.SKIPPED.open(newline="") as file:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
@@ -179,19 +181,21 @@ def test_leaking_duplicates_and_patients_are_named_and_dropped_from_test(
     leaky: Path, capsys: pytest.CaptureFixture
 ):
     split(settings(PATIENT))
-    dropped = left_out()
+    dropped = skipped()
     for index in range(5):
         label = "COVID19" if index % 2 else "NORMAL"
         exact, near = f"test/{label}/exact{index}.png", f"test/{label}/near{index}.jpg"
-        assert dropped[exact] == (f"leaks: exact copy (distance 0), train/{label}/p{index}-1.png")
-        assert dropped[near].startswith("leaks: near copy")
+        assert dropped[exact] == (
+            f"leaks: exact duplicate (distance 0), train/{label}/p{index}-1.png"
+        )
+        assert dropped[near].startswith("leaks: near duplicate")
         assert dropped[near].endswith(f"train/{label}/p{10 + index}-1.png")
     assert dropped["test/COVID19/p3-2.png"] == "leaks: same group, train/COVID19/p3-1.png"
     assert len(dropped) == 12
     assert not {row.path for row in read_manifest()} & set(dropped)
     output = capsys.readouterr().out
     assert all(path in output for path in dropped)
-    record = json.loads(paths.SPLIT.read_text())["copies"]
+    record = json.loads(paths.SPLIT.read_text())["duplicates"]
     assert set(record["leaking_dropped"]) == set(dropped)
     assert (record["exact_pairs"], record["near_pairs"]) == (5, 5)
     with paths.DUPLICATES.open(newline="") as file:
@@ -200,7 +204,7 @@ def test_leaking_duplicates_and_patients_are_named_and_dropped_from_test(
 
 
 def test_leaks_can_stop_the_pipeline(leaky: Path):
-    with pytest.raises(InputError, match=r"(?s)12 images are in two splits.*exact0\.png"):
+    with pytest.raises(InputError, match=r"(?s)12 images occur in two splits.*exact0\.png"):
         split(settings(PATIENT, "split.leaks=stop"))
 
 

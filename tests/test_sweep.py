@@ -49,9 +49,7 @@ def test_a_job_with_a_wrong_setting_is_a_failed_run_with_its_error(swept: Projec
     assert "model.dropout=7" in json.loads(failed.data.tags["overrides"])
 
 
-def test_the_parent_run_has_search_space_costs_and_results(
-    swept: Project, tmp_path: Path
-):
+def test_the_parent_run_has_search_space_costs_and_results(swept: Project, tmp_path: Path):
     client = mlflow.MlflowClient(swept.store)
     parent = client.get_run(parent_of(swept.output))
     assert "model.dropout=0.1,0.3,7" in parent.data.tags["search_space"]

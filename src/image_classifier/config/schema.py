@@ -284,9 +284,9 @@ class Evaluation(Section):
         description="`temperature` scales the probabilities to fit the validation images."
     )
     shortcut_threshold: Fraction = Field(
-        description="A probe (a classifier that sees only file metadata, or only the border of "
-        "the image) suggests a shortcut when it beats chance, and when its lift over chance is at "
-        "least this fraction of the model's."
+        description="A probe (a classifier that does not see the content of the images) suggests a "
+        "shortcut when it beats chance, and when its lift over chance is at least this fraction of "
+        "the model's."
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,13 +32,20 @@ class Copied:
     commit: str | None
 
 
-def copy(key: str, source: ImageSource, destination: Path) -> Copied:
+def copy(
+    key: str,
+    source: ImageSource,
+    destination: Path,
+    check: Callable[[set[str]], object] = bool,
+) -> Copied:
     """Copy images with their class folders into a new folder.
 
     Args:
         key: The name of the setting `source`, for messages.
         source: Where the images are.
         destination: The new folder. A download uses a temporary folder beside it.
+        check: Called with the classes of a local folder before it is copied; may raise. The
+            classes of a repository are checked later, so that the download is not lost.
 
     Raises:
         InputError: the images cannot be found or downloaded.
@@ -45,7 +53,7 @@ def copy(key: str, source: ImageSource, destination: Path) -> Copied:
     """
     minimum_classes = 2 if isinstance(source, Dataset) else 1
     if source.url is None:
-        return copy_folder(Path(source.path or ""), destination, minimum_classes)
+        return copy_folder(Path(source.path or ""), destination, minimum_classes, check)
     with TemporaryDirectory(prefix="download", dir=destination.parent) as work:
         folder = Path(work) / "files"
         result = download_repository(key, source, folder)
@@ -59,9 +67,15 @@ def copy(key: str, source: ImageSource, destination: Path) -> Copied:
         return Copied(copied.images, [*copied.skipped, *submodules], result["commit"])
 
 
-def copy_folder(folder: Path, destination: Path, minimum_classes: int) -> Copied:
+def copy_folder(
+    folder: Path,
+    destination: Path,
+    minimum_classes: int,
+    check: Callable[[set[str]], object] = bool,
+) -> Copied:
     """Copy the images in the class folders of `folder`, with these folders."""
     found, skipped = find_images(folder, minimum_classes)
+    check({image.label for image in found})
     copied = []
     for image in found:
         target = destination / image.path.relative_to(folder)

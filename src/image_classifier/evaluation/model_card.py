@@ -116,11 +116,11 @@ def shortcuts(report: Mapping[str, Any]) -> str:
     verdict = (
         f"**{shortcut_warning(report)}**"
         if report["shortcuts"]
-        else "Neither probe suggests a shortcut."
+        else "No probe suggests a shortcut."
     )
     return (
-        f"Probes are classifiers that see only file metadata, or only the border of the image, "
-        f"trained and tested on the same split (chance: {chance:.3f}; the model: "
+        f"Probes are classifiers that do not see the content of the images, trained and tested on "
+        f"the same split (chance: {chance:.3f}; the model: "
         f"{report['test']['accuracy']['value']:.3f}):\n\n"
         + table(["probe", "test accuracy", "fraction of the model's lift over chance"], rows)
         + f"\n\n{verdict}"

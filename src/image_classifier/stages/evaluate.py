@@ -84,7 +84,7 @@ def evaluate(config: Config) -> None:
         "version": version.version,
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
-        "shortcuts": report["shortcuts"],
+        "shortcuts": {name: report["probe_descriptions"][name] for name in report["shortcuts"]},
     }
     paths.EVALUATED.write_text(json.dumps(record, indent=2) + "\n")
     resume.discard(run["training_key"])  # DVC has saved the training, so nothing can be lost

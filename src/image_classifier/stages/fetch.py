@@ -4,12 +4,12 @@ Reads a local folder (`dataset.path`) or a git repository (`dataset.url`, `datas
 `dataset.subfolder`). Writes build/raw and build/fetch.json.
 """
 
-from pathlib import Path
+from functools import partial
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config, Dataset
 from image_classifier.data import sources
-from image_classifier.data.folders import find_images, order_classes, summarize_skipped
+from image_classifier.data.folders import order_classes, summarize_skipped
 from image_classifier.data.manifest import count_images
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
@@ -33,11 +33,9 @@ def fetch(config: Config) -> None:
             positive class, or has another number of images than `dataset.expected_counts`.
         OSError: a file cannot be read or written. The former dataset is unchanged then.
     """
-    if config.dataset.path is not None:  # for a repository split checks it: the download stays
-        found, _ = find_images(Path(config.dataset.path))
-        order_classes({image.label for image in found}, config.dataset.positive_class)
+    check = partial(order_classes, positive_class=config.dataset.positive_class)
     with whole_folder(paths.RAW) as folder:
-        copied = sources.copy("dataset", config.dataset, folder)
+        copied = sources.copy("dataset", config.dataset, folder, check)
         counts = count_images(copied.images)
         check_counts(config.dataset, counts)
         source = config.dataset.url or config.dataset.path

@@ -47,7 +47,7 @@ def promote(config: Config) -> None:
     """
     evaluated = read_record(
         paths.EVALUATED, "evaluate",
-        name=str, version=str, manifest_digest=str, classes=list[str], shortcuts=list[str],
+        name=str, version=str, manifest_digest=str, classes=list[str], shortcuts=dict[str, str],
     )  # fmt: skip
     metrics = read_record(paths.EVALUATE / paths.METRICS, "evaluate")
     if evaluated["manifest_digest"] != manifest_digest():
@@ -133,13 +133,18 @@ def below_minimums(metrics: Mapping[str, Any], classes: int, promotion: Promotio
     ]
 
 
-def unaccepted_shortcuts(found: list[str], promotion: Promotion) -> list[str]:
-    """Return as a sentence the suspected shortcuts that the settings do not accept."""
+def unaccepted_shortcuts(found: Mapping[str, str], promotion: Promotion) -> list[str]:
+    """Return as a sentence the suspected shortcuts that the settings do not accept.
+
+    Args:
+        found: For each suspicious probe, what it sees.
+        promotion: The shortcuts that are accepted.
+    """
     if not set(found) - set(promotion.accept_shortcuts):
         return []
     return [
-        f"possible shortcut ({' and '.join(found)}): a classifier that sees only file metadata, or "
-        f"only the border of the image, is nearly as accurate as the model (to promote anyway, set "
+        f"possible shortcut: a classifier that sees only {', or only '.join(found.values())} is "
+        f"nearly as accurate as the model (to promote anyway, set "
         f"promotion.accept_shortcuts=[{','.join(found)}])"
     ]
 
