@@ -87,4 +87,4 @@ def test_external_sets_go_through_the_pipeline_with_their_drop(project: Project,
     assert normal["drop"] == pytest.approx(test - normal["accuracy"])
     card = (copy.folder / "build/evaluate/model_card.md").read_text()
     assert "| south | NORMAL | 12 |" in card
-    assert "3 copies of the dataset's own images were left out" in card
+    assert "3 duplicates of the dataset's own images were excluded" in card

@@ -6,7 +6,6 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
@@ -44,13 +43,14 @@ def load(path: Path = PARAMS) -> Config:
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Return what Hydra composes from `conf/` with the given overrides."""
-    state = Singleton.get_state()  # inside a job, Hydra is initialized with the job's settings
+    of_job = GlobalHydra.instance().hydra  # set inside a job: Hydra refuses to compose then
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", list(overrides))
     finally:
-        Singleton.set_state(state)
+        if of_job:
+            GlobalHydra.instance().initialize(of_job)
 
 
 def config_of(*overrides: str) -> Config:
