@@ -77,6 +77,31 @@ def test_a_changed_setting_runs_only_what_it_changes(project: Project, override:
     assert stages_to_run(project, override)[:1] == [first]
 
 
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("serving/prediction.py", ["evaluate"]),  # and promote, when the version is another one
+        ("data/images.py", ["split", "prepare", "evaluate", "promote"]),
+        ("training/batches.py", ["train"]),
+        ("training/learning_curves.py", []),
+        ("evaluation/plots.py", ["evaluate"]),
+        ("stages/promote.py", ["promote"]),
+        ("serving/app.py", []),
+    ],
+)
+def test_changed_code_runs_only_the_stages_whose_output_it_decides(
+    changed: Project, file: str, stages: list[str]
+):
+    source = changed.folder / "src/image_classifier" / file
+    before = source.read_text()
+    try:
+        source.write_text(before + "\n# a comment\n")
+        status = changed.run("dvc", "status")
+    finally:
+        source.write_text(before)
+    assert re.findall(r"^(\w+):$", status, flags=re.MULTILINE) == stages
+
+
 def test_the_run_has_every_hyperparameter(project: Project):
     params = run_of(project).data.params
     settings = compose.flatten(compose.load(project.folder / "params.yaml"))

@@ -3,7 +3,7 @@
 import errno
 
 DISK_FULL = "Free some space, or symlink build/ to a larger disk; then run the command again."
-NO_PERMISSION = "Permission denied; check `ls -ld`."
+NO_PERMISSION = "Check the permissions with `ls -ld`."
 ADVICE = {
     errno.ENOSPC: DISK_FULL,
     errno.EDQUOT: DISK_FULL,

@@ -20,7 +20,7 @@ import mlflow
 import pytest
 
 from conftest import Project, copy_of
-from image_classifier.config.schema import Serving
+from image_classifier.config import compose
 from image_classifier.errors import InputError
 from image_classifier.tracking import verified_models
 
@@ -30,7 +30,7 @@ SERVE = [sys.executable, "-m", "image_classifier", "serve"]
 
 
 def load_for_serving(uri: str) -> None:
-    verified_models.load_for_serving(uri, Serving().image_limits)
+    verified_models.load_for_serving(uri, compose.config_of().serving.image_limits)
 
 
 @pytest.fixture

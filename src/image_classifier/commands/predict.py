@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from image_classifier.config.compose import load
+from image_classifier.config.schema import PROBABILITY
 from image_classifier.data.folders import is_ignored
 from image_classifier.data.images import UnreadableImage
 from image_classifier.errors import InputError
@@ -143,7 +144,7 @@ def write_heat_map(
 
 def probability(text: str) -> float:
     """Return a number from 0 to 1, for argparse."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
+    try:
+        return PROBABILITY.validate_python(float(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1") from None

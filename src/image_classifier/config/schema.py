@@ -6,7 +6,14 @@ The descriptions are the text of docs/configuration.md.
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    model_validator,
+)
 
 from image_classifier.config import git_address
 
@@ -16,6 +23,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Timeout = Annotated[float, Field(ge=1, le=7 * 24 * 3600)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
+PROBABILITY = TypeAdapter(Probability)  # checks a threshold that is not a setting
 Counts = dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]]
 
 
@@ -98,9 +106,7 @@ class Dataset(ImageSource):
         "also reported for each source."
     )
     note: str | None = Field(description="A remark that is shown with every metric.")
-    expected_counts: (
-        dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]] | None
-    ) = Field(
+    expected_counts: Counts | None = Field(
         description="How many images train/ and test/ must have, e.g. `{train: 10, test: 5}`; "
         "`fetch` fails on another number."
     )
@@ -303,29 +309,27 @@ class Promotion(Section):
 
 
 class Serving(Section):
-    """Limits of the HTTP server. The limits on images are stored with the model, too."""
+    """Limits of the HTTP server. The limits on images are also stored with every model."""
 
     maximum_body_bytes: Annotated[int, Field(ge=1, le=2**30)] = Field(
-        default=32 * 2**20, description="Bytes of a request. Base64 makes images a third larger."
+        description="Bytes of a request. Base64 makes images a third larger."
     )
     maximum_images: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=64, description="Images in a request."
+        description="Images in a request."
     )
     maximum_image_bytes: Annotated[int, Field(ge=1, le=2**30)] = Field(
-        default=16 * 2**20, description="Bytes of an image file."
+        description="Bytes of an image file."
     )
     maximum_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = Field(
-        default=25_000_000, description="Pixels of an image. Decoding takes up to 28 bytes a pixel."
+        description="Pixels of an image. Decoding takes up to 28 bytes a pixel."
     )
     maximum_requests_at_once: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=4, description="Requests that are worked on at the same time; the others wait."
+        description="Requests that are worked on at the same time; the others wait."
     )
     queue_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
-        default=10,
         description="How long a request waits for its turn before status 429, in seconds.",
     )
     read_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
-        default=20,
         description="How long a client may take to send the headers, and again to send the body, "
         "before status 408, in seconds.",
     )

@@ -202,7 +202,7 @@ def read_dvc(clone: Path, url: str, commit: str, subfolder: str, folder: Path) -
     for stage in repository.index.stages:
         if stage.is_import:
             raise DownloadError(
-                f"{stage.relpath} imports data from another repository, which is not supported: "
+                f"{stage.relpath} imports data from another place, which is not supported: "
                 f"{CLONE_IT}"
             )
     filesystem = DVCFileSystem(repository)
@@ -232,7 +232,7 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="download", description=__doc__)
+    parser = argparse.ArgumentParser(prog="git", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--revision")

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image, UnidentifiedImageError
+from pydantic import ValidationError
 
 from image_classifier.classifier import (
     METADATA_FILE,
@@ -29,6 +30,7 @@ from image_classifier.classifier import (
     Metadata,
     read_metadata,
 )
+from image_classifier.config.schema import PROBABILITY
 from image_classifier.data.images import Pixels, UnreadableImage
 from image_classifier.project import digests
 from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
@@ -89,8 +91,10 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         if model_input.empty:
             return []
         threshold = (params or {}).get("threshold")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise refusal(f"threshold is {threshold:g}: send a probability from 0 to 1.")
+        try:
+            PROBABILITY.validate_python(0 if threshold is None else threshold)
+        except ValidationError:
+            raise refusal(f"threshold is {threshold}: send a probability from 0 to 1.") from None
         texts = model_input["image"]
         if len(texts) > self.limits["maximum_images"]:
             raise refusal(

@@ -129,7 +129,7 @@ def register(config: Config, dataset: PreparedDataset, folder: Path, trained: Tr
         case "none":
             return "not stored"
         case "best":
-            registry.store_for_later(dataset, folder, metrics)
+            registry.store_for_later(config, dataset, folder, metrics)
             return "stored"
         case "each":
             return f"registered as {registry.register(config, dataset, folder, metrics).uri}"

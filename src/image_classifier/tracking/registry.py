@@ -48,7 +48,7 @@ def register(
     version is returned: a repeat registers nothing.
 
     Args:
-        config: Names the registered model.
+        config: Names the registered model, and gives its limits on images.
         dataset: Gives a validation image as the model's input example.
         folder: What `Classifier.load` reads.
         metrics: Validation metrics, set as tags of the version.
@@ -59,14 +59,16 @@ def register(
         version = get_version(found.name, found.version)
         if found.name == name and all(version.tags.get(key) == tags[key] for key in DECISION_TAGS):
             return version
-    address, digest = store_model(dataset, folder)
+    address, digest = store_model(config, dataset, folder)
     return register_stored(address, name, runs.run_id(), tags | {DIGEST: digest})
 
 
-def store_for_later(dataset: PreparedDataset, folder: Path, metrics: Mapping[str, float]) -> None:
+def store_for_later(
+    config: Config, dataset: PreparedDataset, folder: Path, metrics: Mapping[str, float]
+) -> None:
     """Store a classifier's folder with the open run, and as tags what to register it with."""
     if "stored_model" not in mlflow.MlflowClient().get_run(runs.run_id()).data.tags:
-        address, digest = store_model(dataset, folder)
+        address, digest = store_model(config, dataset, folder)
         tags = version_tags(dataset, folder, metrics) | {DIGEST: digest}
         runs.log_tags({"stored_model": address, "version_tags": json.dumps(tags)})
 

@@ -13,20 +13,23 @@ import mlflow
 import pandas
 from PIL import Image
 
-from image_classifier.config.schema import Serving
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.tracking import connection
 
 # the packages that a stored model needs
-REQUIREMENTS = ("tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "scipy", "joblib")
+REQUIREMENTS = (
+    "tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "pydantic", "scipy", "joblib",
+)  # fmt: skip
 
 
-def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
+def store_model(config: Config, dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
     """Upload a classifier's folder with the open run.
 
     Args:
+        config: Gives the limits on images, which are stored with the model.
         dataset: Gives a validation image as the model's input example.
         folder: What `Classifier.load` reads.
 
@@ -51,7 +54,7 @@ def store_model(dataset: PreparedDataset, folder: Path) -> tuple[str, str]:
         python_model=pyfunc_model.__file__,
         artifacts={"classifier": str(folder)},
         code_paths=[str(package)],
-        model_config=Serving().image_limits,
+        model_config=config.serving.image_limits,
         signature=pyfunc_model.signature(metadata),
         input_example=pandas.DataFrame({"image": [example]}),
         # listed here because MLflow takes seconds to infer them
