@@ -53,6 +53,8 @@ EXEMPT_OF_STAGE = {
     },
     "evaluate": {
         "config.git_address": "checks an address that this stage does not use",
+        "training.devices": "imported by training.resume",
+        "training.identity": "imported by training.resume",
         "training.resume": "removes the state of the training",
     },
     "promote": {

@@ -8,6 +8,9 @@ from pathlib import Path
 import mlflow
 
 from conftest import SHRUNK, Project
+from image_classifier.config import compose
+from image_classifier.tracking.epoch_logger import EpochLogger
+from image_classifier.training.progress import Progress
 
 
 def test_a_tracking_server_stores_run_model_and_evaluation(project: Project, tracking_server: str):
@@ -57,3 +60,20 @@ def test_processes_that_start_together_on_a_fresh_store_all_succeed(
         for _ in range(4)
     ]  # fmt: skip
     assert [process.communicate()[0].strip() for process in processes] == ["1"] * 4
+
+
+def test_an_epoch_that_a_killed_attempt_logged_is_not_logged_again(tmp_path: Path):
+    """The attempt was killed after it logged the epoch, and before it wrote the epoch's file."""
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mlflow.set_tracking_uri(client.tracking_uri)
+    run_id = client.create_run(client.create_experiment("x")).info.run_id
+    values = {"loss": [2.0, 1.0], "accuracy": [0.5, 0.5]}
+    history = values | {f"val_{name}": value for name, value in values.items()}
+    training = compose.config_of().training
+    for _ in range(2):
+        logger = EpochLogger(run_id, Progress(history), training)
+        for epoch in range(2):
+            logger.on_epoch_end(epoch, {})
+        logger.pool.shutdown()
+    steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
+    assert steps == [1, 2]

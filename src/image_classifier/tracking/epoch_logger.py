@@ -23,6 +23,7 @@ class EpochLogger(keras.callbacks.Callback):
         self.run_id = run_id
         self.progress = progress
         self.training = training
+        self.logged: set[int] | None = None  # by an earlier attempt; known with the first epoch
         self.pool = ThreadPoolExecutor(1)  # MLflow's own queue waits up to a second at the end
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
@@ -37,7 +38,11 @@ class EpochLogger(keras.callbacks.Callback):
     def _log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         run_id, self.run_id = self.run_id, None
         if run_id:
-            runs.log_epoch(run_id, epoch, metrics)
+            if self.logged is None:
+                self.logged = runs.logged_epochs(run_id)
+            # an attempt that was killed may have logged an epoch whose file it had not written yet
+            if epoch not in self.logged:
+                runs.log_epoch(run_id, epoch, metrics)
             self.run_id = run_id  # stays None after an error: the other epochs do not try again
 
 
