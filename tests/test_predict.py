@@ -18,7 +18,7 @@ def test_predict_names_its_model_and_threshold(project: Project):
     output = project.command("predict", str(picture), "--threshold", "0.3")
     version = project.read("build/promote/decision.json")["version"]
     model = f"models:/synthetic-xray-classifier/{version}"
-    assert f"{model}: COVID19 from a probability of 0.3\n" in output
+    assert f"{model}: COVID19 when its probability is at least 0.3\n" in output
 
 
 def test_a_missing_file_and_a_missing_model_are_refused(project: Project):

@@ -116,7 +116,7 @@ def test_unreadable_files_are_skipped_and_listed(given_split: Path):
 def test_too_few_images_are_refused(empty_project: Path):
     fill(paths.RAW / "a", 1)
     fill(paths.RAW / "b", 2)
-    with pytest.raises(InputError, match="Too few images"):
+    with pytest.raises(InputError, match="too few images to draw"):
         split(settings("dataset.positive_class=a"))
 
 

@@ -179,7 +179,8 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
             assert bool(left) == (run.info.run_id == best)
             assert "best_val_loss" in run.data.metrics
     assert "0 models deleted" in swept.command("prune", parent)
-    assert "is not a sweep" in swept.command("prune", "0" * 32, code=1)
+    assert "is not a finished sweep" in swept.command("prune", best, code=1)
+    assert "not found" in swept.command("prune", "0" * 32, code=1)
 
 
 def test_the_same_sweep_twice_at_once_is_refused(swept: Project):

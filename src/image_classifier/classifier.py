@@ -37,8 +37,8 @@ class Metadata:
 
     Attributes:
         classes: Names in the order of the model's outputs; of two, the second is positive.
-        threshold: The positive class is predicted from this probability on, 0 to 1; not used with
-            more than two classes.
+        threshold: The positive class is predicted when its probability is at least this, 0 to 1;
+            not used with more than two classes.
         temperature: Logits are divided by it; above 0, and 1 leaves the probabilities unchanged.
         height: Height of the model's images, in pixels.
         width: Width of the model's images, in pixels.

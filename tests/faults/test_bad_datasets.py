@@ -147,7 +147,7 @@ def test_three_images_are_too_few_to_split(empty_project: Path):
     draw(Path("pets/cat"), 1, 1)
     draw(Path("pets/dog"), 2, 2)
     fetch(pets())
-    with pytest.raises(InputError, match="Too few images"):
+    with pytest.raises(InputError, match="too few images to draw"):
         split(pets())
 
 

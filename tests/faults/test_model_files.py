@@ -22,6 +22,7 @@ import pytest
 from conftest import Project, copy_of
 from image_classifier.config import compose
 from image_classifier.errors import InputError
+from image_classifier.project import digests
 from image_classifier.tracking import verified_models
 
 NAME = "synthetic-xray-classifier"
@@ -153,6 +154,19 @@ def test_a_version_without_a_digest_is_refused_until_its_tag_is_set(
         verified_models.load_classifier(MODEL)
     client.set_model_version_tag(NAME, "1", "model_sha256", digest)
     assert verified_models.load_classifier(f"models:/{NAME}/1")[0].metadata.height == 48
+
+
+def test_a_version_of_another_release_is_refused_with_what_helps(
+    stored: tuple[Project, Path], monkeypatch: pytest.MonkeyPatch
+):
+    project, folder = stored
+    code = folder / "pyfunc_model.py"
+    code.write_text("from image_classifier import gone\n" + code.read_text())
+    client = mlflow.MlflowClient(project.store)
+    client.set_model_version_tag(NAME, "1", "model_sha256", digests.of_folder(folder))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
+    with pytest.raises(InputError, match=r"by another version of this package.*dvc repro"):
+        load_for_serving(MODEL)
 
 
 @pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])

@@ -63,7 +63,11 @@ def adopt(run_id: str, name: str) -> None:
         for section in SECTIONS:
             # keys that are newer than the run are only in `adopted`
             if adopted[section] != adopted[section] | settings[section]:
-                raise InputError(f"{preset} does not compose to the run's {section}.")
+                raise InputError(
+                    f"The settings of run {run_id} cannot be adopted: with the present conf/, the "
+                    f"section {section} gets other values. Nothing was changed. Copy the settings "
+                    f"by hand from config/params.yaml of the run."
+                )
     except BaseException:
         main.write_text(before)  # both changes or none
         preset.unlink()

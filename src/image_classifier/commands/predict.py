@@ -94,11 +94,11 @@ def find_files(sources: Sequence[Path]) -> list[Path]:
 
 
 def describe(uri: str, metadata: "Metadata", threshold: float | None) -> str:
-    """Return one line: the model, and the probability from which it predicts the positive class."""
+    """Return one line: the model, and the threshold of its positive class."""
     if len(metadata.classes) != 2:
         return uri
     limit = metadata.threshold if threshold is None else threshold
-    return f"{uri}: {metadata.classes[1]} from a probability of {limit:.4g}"
+    return f"{uri}: {metadata.classes[1]} when its probability is at least {limit:.4g}"
 
 
 def header(classes: Sequence[str], as_csv: bool) -> str:

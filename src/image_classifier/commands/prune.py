@@ -32,18 +32,18 @@ def delete_losers(parent: str) -> tuple[int, float]:
         InputError: the run is not a finished sweep.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     from image_classifier.sweeps import parent_run
-    from image_classifier.tracking import connection
+    from image_classifier.tracking import connection, runs
 
-    connection.connect()
+    best = runs.record_of(parent).tags.get("best.run_id")
+    if best is None:
+        raise InputError(
+            f"Run {parent} is not a finished sweep in MLflow at {connection.public_uri()}. Give "
+            f"the run id that `image-classifier train --multirun` prints after `Sweep`."
+        )
     client = mlflow.MlflowClient()
-    try:
-        best = client.get_run(parent).data.tags["best.run_id"]
-    except (MlflowException, KeyError):
-        raise InputError(f"{parent} is not a sweep with a best job.") from None
     number, size = 0, 0.0
     for child in parent_run.children(parent):
         if child.info.run_id == best:

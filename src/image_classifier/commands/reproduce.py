@@ -87,9 +87,15 @@ def warnings(tags: dict[str, str]) -> list[str]:
     if tags.get("git.uncommitted_changes") == "true":
         found.append("the run was made with uncommitted changes, which are not recorded")
     now = runs.provenance() | {"device": devices.describe()}
-    for key, what in (("sha256.requirements.lock", "packages"), ("device", "device")):
-        if tags.get(key) != now.get(key):
-            found.append(f"{what}: the run used {tags.get(key)}, this machine uses {now.get(key)}")
+    if tags.get("sha256.requirements.lock") != now.get("sha256.requirements.lock"):
+        found.append(
+            "the versions of the packages may differ: requirements.lock has changed since the run"
+        )
+    if tags.get("device") != now["device"]:
+        found.append(
+            f"the device differs: the run used {tags.get('device')}, this machine has "
+            f"{now['device']}"
+        )
     return found
 
 

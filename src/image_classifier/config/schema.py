@@ -71,7 +71,9 @@ class ImageSource(Section):
         description="A branch, tag or commit of the repository; null: its default branch.",
     )
     subfolder: Subfolder | None = Field(
-        default=None, description="The folder of the repository that `path` would name."
+        default=None,
+        description="The folder inside the repository that contains the class folders, or `train/` "
+        "and `test/`.",
     )
     timeout_seconds: Timeout = Field(
         default=3600, description="How long the download of a repository may take, in seconds."
@@ -278,7 +280,8 @@ class Evaluation(Section):
     """How probabilities become predictions, and when a shortcut is suspected."""
 
     threshold: Probability | Literal["youden", "sensitivity"] = Field(
-        description="The positive class is predicted from this probability on (two classes only). "
+        description="The positive class is predicted when its probability is at least this (two "
+        "classes only). "
         "`youden` and `sensitivity` choose it on the validation images: `youden` for the highest "
         "sensitivity + specificity, `sensitivity` for the highest threshold that reaches "
         "`target_sensitivity`."

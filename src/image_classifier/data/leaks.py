@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from image_classifier.data.folders import SPLITS, FoundImage
 from image_classifier.data.near_duplicates import Fingerprint, Pair
@@ -78,16 +79,23 @@ def find_leaks(
     return leaking
 
 
-def leaks_message(images: Sequence[ScannedImage], leaking: dict[int, str]) -> str:
+def leaks_message(
+    images: Sequence[ScannedImage], leaking: dict[int, str], action: Literal["drop", "stop"]
+) -> str:
     """Return the names of the leaking images, and what is done about them."""
+    done = (
+        "They are excluded from validation and test (split.leaks=drop):"
+        if action == "drop"
+        else "split.leaks=stop does not allow this. Remove the copies, or set split.leaks=drop to "
+        "exclude them from validation and test:"
+    )
     lines = [f"  {images[index].path} {reason}" for index, reason in leaking.items()]
     more = (
         [f"  and {len(lines) - LISTED} more, see {paths.DUPLICATES}"] if len(lines) > LISTED else []
     )
     return "\n".join(
         [
-            f"{len(leaking)} images occur in two splits of the dataset. split.leaks=drop excludes "
-            f"them from validation and test; split.leaks=stop fails instead.",
+            f"{len(leaking)} images occur in two splits of the dataset. {done}",
             *lines[:LISTED],
             *more,
         ]

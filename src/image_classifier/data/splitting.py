@@ -76,8 +76,11 @@ def _draw(
         training = Counter(
             label for label, split in zip(labels, splits, strict=True) if split == "train"
         )
+        counts = ", ".join(f"{number} {label}" for label, number in training.items())
         raise InputError(
-            f"Too few images for a {name} split of {fraction:g} from {dict(training)}: {error}"
+            f"There are too few images to draw a {name} split of {fraction:.0%} from the training "
+            f"images ({counts}). Add images to the smallest class, or change "
+            f"split.{name}_fraction. ({error})"
         ) from None
     for component in drawn:
         for index in members[component]:

@@ -28,8 +28,8 @@ def introduction(report: Mapping[str, Any]) -> str:
     """Return what the model is."""
     height, width, channels = report["image_shape"]
     decides = (
-        f" It predicts `{report['classes'][1]}` from a probability of {report['threshold']:.4g} on "
-        f"(rule: {report['threshold_rule']}, chosen on the validation images)."
+        f" It predicts `{report['classes'][1]}` when its probability is at least "
+        f"{report['threshold']:.4g} ({threshold_rule(report)})."
         if len(report["classes"]) == 2
         else ""
     )
@@ -38,6 +38,13 @@ def introduction(report: Mapping[str, Any]) -> str:
         f"({height} x {width} x {channels}) as {' or '.join(report['classes'])}.{decides} "
         f"Temperature {report['temperature']:.4g}. MLflow run `{report['run_id']}`."
     )
+
+
+def threshold_rule(report: Mapping[str, Any]) -> str:
+    """Return how the threshold was chosen."""
+    rule = report["threshold_rule"]
+    chosen = rule in ("youden", "sensitivity")
+    return f"rule: {rule}, chosen on the validation images" if chosen else "set by hand"
 
 
 def data(report: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def split(config: Config) -> None:
     with whole_file(paths.DUPLICATES) as partial:
         write_pairs(images, pairs, leaking, partial)
     if leaking and config.split.leaks == "stop":
-        raise InputError(leaks_message(images, leaking))
+        raise InputError(leaks_message(images, leaking, "stop"))
     skipped += [(images[index].path, reason) for index, reason in leaking.items()]
 
     kept = [index for index in range(len(images)) if index not in leaking]
@@ -106,7 +106,7 @@ def split(config: Config) -> None:
         )
     print_counts(counts, classes, kinds)
     if leaking:
-        print(leaks_message(images, leaking))
+        print(leaks_message(images, leaking, "drop"))
     if skipped:
         print(f"{len(skipped)} files skipped, see {paths.SKIPPED}, e.g. {': '.join(skipped[0])}")
 

@@ -4,7 +4,8 @@ Reads build/split and build/prepare. Writes build/train: the model, the history,
 the layers, the metrics of the best epoch, and the MLflow run. `evaluate` then chooses the decision
 threshold and registers the model.
 
-A training that was killed, or that MLflow did not take, continues when the command runs again.
+A training that was killed, or whose results could not be logged to MLflow, continues when the
+command runs again.
 """
 
 import json
@@ -102,6 +103,7 @@ def train_model(
     timings = Timings()
     training = config.training
     devices.check(training)
+    strategy = devices.configure(training)
     print(devices.describe())
     print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
 
@@ -116,7 +118,7 @@ def train_model(
     )
     run_id = connection.log_or_continue(open_training)
     with failure_logged(run_id):
-        with devices.configure(training).scope():
+        with strategy.scope():
             model = fit.compiled_model(config, dataset)
             progress = restore(model, state.folder, training)
         timings.earlier = progress.timings

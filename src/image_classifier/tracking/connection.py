@@ -86,10 +86,11 @@ def require_mlflow() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        problem = "refuses the request" if is_refusal(error) else "does not answer"
         raise InputError(
-            f"MLflow at {public_uri()} {problem} ({describe(error)}). Nothing is lost: run the "
-            f"same command again when MLflow works."
+            refusal(error)
+            if is_refusal(error)
+            else f"MLflow at {public_uri()} failed or does not answer ({describe(error)}). Nothing "
+            f"is lost: run the same command again when MLflow works."
         ) from error
 
 
@@ -103,15 +104,21 @@ def log_or_continue(call: Callable[[], Result]) -> Result | None:
         return call()
     except Exception as error:
         if is_refusal(error):
-            raise InputError(
-                f"MLflow at {public_uri()} refuses the request: {describe(error)}"
-            ) from error
+            raise InputError(refusal(error)) from error
         print(
-            f"MLflow at {public_uri()} does not answer ({describe(error)}). Continuing without "
-            f"it: what is missing is logged at the end.",
+            f"MLflow at {public_uri()} failed or does not answer ({describe(error)}). Continuing "
+            f"without it: what is missing is logged at the end.",
             flush=True,
         )
         return None
+
+
+def refusal(error: Exception) -> str:
+    """Return the message for a request that MLflow refused."""
+    return (
+        f"MLflow at {public_uri()} refuses the request ({describe(error)}). Nothing is lost. Check "
+        f"MLFLOW_TRACKING_URI, user, password and permissions, then run the same command again."
+    )
 
 
 def describe(error: BaseException) -> str:

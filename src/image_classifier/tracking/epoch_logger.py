@@ -14,7 +14,7 @@ from image_classifier.training.progress import Progress
 class EpochLogger(keras.callbacks.Callback):
     """Logs each epoch in a thread of its own.
 
-    When MLflow does not take an epoch, the training continues; `log_missing_epochs` logs it later.
+    When an epoch cannot be logged, the training continues; `log_missing_epochs` logs it later.
     """
 
     def __init__(self, run_id: str | None, progress: Progress, training: Training) -> None:

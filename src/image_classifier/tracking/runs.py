@@ -199,7 +199,9 @@ def record_of(run_id: str, store: str | None = None) -> Record:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise InputError(f"MLflow run {run_id} cannot be read: {error.message}") from None
+        raise InputError(
+            f"MLflow run {run_id} cannot be read from {connection.public_uri()}: {error.message}"
+        ) from None
     metrics = {
         name: {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
         for name in run.data.metrics

@@ -40,7 +40,7 @@ def load_classifier(uri: str) -> tuple["Classifier", Version]:
 def load_for_serving(
     uri: str, limits: Mapping[str, int]
 ) -> tuple[mlflow.pyfunc.PyFuncModel, Version]:
-    """Return a registered version as MLflow's scoring server takes it, and the version.
+    """Return a registered version in the form that MLflow's scoring server loads, and the version.
 
     Args:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
@@ -52,7 +52,10 @@ def load_for_serving(
     with verified_files(uri) as (folder, version):
         try:
             return mlflow.pyfunc.load_model(str(folder), model_config=dict(limits)), version
-        except ImportError as error:
+        except (ImportError, MlflowException) as error:
+            # MLflow wraps the ImportError of code that it imports as a module of its own
+            if not isinstance(error.__cause__ or error, ImportError):
+                raise
             raise InputError(
                 f"{version.uri} was registered by another version of this package ({error}). "
                 f"`dvc repro -f -s evaluate` registers the current model again."
