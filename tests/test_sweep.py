@@ -75,7 +75,7 @@ def test_the_same_command_again_runs_only_what_is_not_finished(swept: Project):
         "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.3,7", code=1
     )
     assert parent_of(again) == parent_of(swept.output)
-    assert again.count("Finished before:") == 2
+    assert again.count("Finished already, skipped:") == 2
     assert {run.info.run_id for run in children(swept, parent_of(again))} == before
 
 
@@ -209,7 +209,7 @@ def test_with_other_settings_in_conf_the_same_command_is_another_sweep(swept: Pr
     finally:
         conf.write_text(before)
     assert parent_of(again) != parent_of(swept.output)
-    assert "Finished before" not in again
+    assert "Finished already" not in again
 
 
 @pytest.mark.slow

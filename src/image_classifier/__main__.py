@@ -23,7 +23,7 @@ STAGES = {
     "external": "copy the external sets to build/external",
     "split": "assign the images to training, validation and test",
     "prepare": "decode every image once, into one array",
-    "train --stage": "train one model, and leave it to evaluate",
+    "train --stage": "train one model; the stage evaluate registers it",
     "evaluate": "measure the model on the test images, and register it",
     "promote": "make the registered version champion, or say why not",
 }
@@ -34,8 +34,8 @@ COMMANDS = {
     "summary": "show the results of the pipeline, and what to do next",
     "adopt": "make the settings of a run the defaults",
     "prune": "delete the models of a sweep's jobs that lost",
-    "rollback": "make the previous champion champion again",
-    "reproduce": "repeat a run, and compare the two to the last bit",
+    "rollback": "restore the previous champion",
+    "reproduce": "repeat a run, and compare it with the original to the last bit",
     "config": "print the settings that conf/ composes to",
 }
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """Return the list of commands for `--help`."""
-    lines = ["Train, compare, gate and serve image classifiers.", ""]
+    lines = ["Train, compare, approve and serve image classifiers.", ""]
     for title, commands in (("commands", COMMANDS), ("stages of `dvc repro`", STAGES)):
         lines += [f"{title}:", *(f"  {name:13} {text}" for name, text in commands.items()), ""]
     return "\n".join(lines)

@@ -107,7 +107,7 @@ def assert_kept_then_uploaded(
     assert "Traceback" not in kept
     command = ["train", *TRAIN, f"training.seed={seed}"]
     output = project.command(*command, MLFLOW_TRACKING_URI=url)
-    assert "Finished before, after epoch 4: nothing is left to train." in output
+    assert "This training is finished already, at epoch 4: nothing to train." in output
     assert "Epoch 1/4" not in output
     assert_uploaded_once(server, seed)
 

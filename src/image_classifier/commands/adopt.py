@@ -64,9 +64,9 @@ def adopt(run_id: str, name: str) -> None:
             # keys that are newer than the run are only in `adopted`
             if adopted[section] != adopted[section] | settings[section]:
                 raise InputError(
-                    f"The settings of run {run_id} cannot be adopted: with the present conf/, the "
-                    f"section {section} gets other values. Nothing was changed. Copy the settings "
-                    f"by hand from config/params.yaml of the run."
+                    f"The settings of run {run_id} cannot be adopted: conf/ has changed since "
+                    f"the run, and would give the section {section} other values. Nothing was "
+                    f"changed. Copy the settings by hand from config/params.yaml of the run."
                 )
     except BaseException:
         main.write_text(before)  # both changes or none
@@ -74,8 +74,8 @@ def adopt(run_id: str, name: str) -> None:
         raise
     PARAMS.write_text(OmegaConf.to_yaml(composed, resolve=True))
     print(
-        f"{preset} is now the default, and takes precedence over other choices of dataset and "
-        f"model. {PARAMS} has its settings: run `dvc repro`. To undo this, run `git checkout "
+        f"{preset} is now the default, and overrides the same settings in other files of conf/. "
+        f"{PARAMS} has its settings: run `dvc repro`. To undo this, run `git checkout "
         f"{main}` and `make params`."
     )
 

@@ -1,4 +1,4 @@
-"""reproduce: repeats an MLflow run from what it recorded, and compares the two.
+"""reproduce: repeats an MLflow run from what it recorded, and compares it with the original.
 
     image-classifier reproduce RUN_ID
 

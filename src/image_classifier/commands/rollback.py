@@ -1,4 +1,4 @@
-"""rollback: makes the previous champion champion again, and undoes the last promotion."""
+"""rollback: restores the previous champion, and undoes the last promotion."""
 
 import argparse
 

@@ -15,7 +15,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from image_classifier.config.compose import PARAMS, load
+from image_classifier.config.compose import load
 from image_classifier.config.schema import Serving
 from image_classifier.errors import InputError
 
@@ -104,7 +104,7 @@ async def warm(app: "App", body: bytes) -> None:
     if status != 200:
         raise InputError(
             f"The limits refuse the model's own example: {json.loads(answer)['message']} "
-            f"Increase that limit in the section serving of {PARAMS}."
+            f"Increase it in conf/serving/default.yaml, then run `make params`."
         )
 
 

@@ -246,7 +246,7 @@ class Training(Section):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(description="Largest number of epochs.")
     batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(description="Images in a step.")
     monitor: Literal["val_accuracy", "val_loss"] = Field(
-        description="The metric that decides which epoch is the best, and early stopping."
+        description="The metric that selects the best epoch, and decides about early stopping."
     )
     patience: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="The training stops after this many epochs without a better value."
@@ -294,8 +294,8 @@ class Evaluation(Section):
     )
     shortcut_threshold: Fraction = Field(
         description="A probe (a classifier that does not see the content of the images) suggests a "
-        "shortcut when it beats chance, and when its lift over chance is at least this fraction of "
-        "the model's."
+        "shortcut when it beats chance, and when (its accuracy - chance) is at least this fraction "
+        "of (the model's accuracy - chance)."
     )
 
 

@@ -227,7 +227,8 @@ def check_settings(settings: dict[str, Any]) -> None:
         address = str(section.get("url", ""))
         if not re.match(r"(?:https?|s3|gs|azure|ssh|webdavs?|oss|gdrive)://", address):
             raise DownloadError(
-                f".dvc/config has the remote {name} at {address}, on this machine: {CLONE_IT}"
+                f".dvc/config has the remote {name} at {address}, a folder of this machine; such "
+                f"remotes are not read, for safety: {CLONE_IT}"
             )
 
 

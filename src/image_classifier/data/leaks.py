@@ -38,7 +38,7 @@ def refuse_contradictions(images: Sequence[ScannedImage], pairs: Sequence[Pair])
             "The same image is in two classes:\n  "
             + "\n  ".join(wrong[:LISTED])
             + f"{more}\nKeep the right one of each pair. If near duplicates are in fact different "
-            f"images, set split.duplicate_distance below the number in parentheses."
+            f"images, set split.duplicate_distance below the smallest number in parentheses."
         )
 
 
@@ -74,7 +74,11 @@ def find_leaks(
                 for kind, other in partners[index]
                 if order[images[other].found.split or "train"] == home[component]
             ]
-            kind, path = stays[0] if stays else ("linked", images[partners[index][0][1]].path)
+            kind, path = (
+                stays[0]
+                if stays
+                else ("connected through other duplicates", images[partners[index][0][1]].path)
+            )
             leaking[index] = f"leaks: {kind}, {path}"
     return leaking
 

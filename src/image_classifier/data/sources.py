@@ -125,10 +125,13 @@ def download_repository(key: str, source: ImageSource, folder: Path) -> dict[str
         raise
     if process.returncode != 0:
         reason = (errors or "").strip().splitlines()[-1:] or ["see above"]
-        raise InputError(
-            f"{where} cannot be downloaded ({reason[0]}). Check {key}.url, {key}.revision and "
-            f"{key}.subfolder, the network, and your permission to read the repository."
+        advice = (
+            ""
+            if git.CLONE_IT in reason[0]
+            else f" Check {key}.url, {key}.revision and {key}.subfolder, the network, and your "
+            f"permission to read the repository."
         )
+        raise InputError(f"{where} cannot be downloaded ({reason[0]}).{advice}")
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return result
 

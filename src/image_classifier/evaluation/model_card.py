@@ -87,7 +87,7 @@ def test_metrics(report: Mapping[str, Any]) -> str:
         for name, entry in report["test"].items()
     ]
     images = sum(map(sum, report["confusion"]))
-    drawn = "image and patient or group" if report["duplicates"]["groups"] else "image"
+    drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     parts = [
         f"On {images} test images; 95% bootstrap intervals, resampled by {drawn}.\n",
         table(["metric", "value", "95% interval"], rows),
@@ -129,7 +129,7 @@ def shortcuts(report: Mapping[str, Any]) -> str:
         f"Probes are classifiers that do not see the content of the images, trained and tested on "
         f"the same split (chance: {chance:.3f}; the model: "
         f"{report['test']['accuracy']['value']:.3f}):\n\n"
-        + table(["probe", "test accuracy", "fraction of the model's lift over chance"], rows)
+        + table(["probe", "test accuracy", "(accuracy - chance) / (model - chance)"], rows)
         + f"\n\n{verdict}"
     )
 
@@ -159,7 +159,7 @@ def external(report: Mapping[str, Any]) -> str:
     ]
     copies = sum(result["duplicates"] for result in report["external"].values())
     note = f"\n\n{copies} duplicates of the dataset's own images were excluded." if copies else ""
-    return table(["set", "class", "images", "accuracy", "drop from test"], rows) + note
+    return table(["set", "class", "images", "accuracy", "accuracy lost against test"], rows) + note
 
 
 def limits() -> str:

@@ -38,6 +38,7 @@ from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
 # not EPS, which runs Ghostscript, and not ICO, which can contain another image
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 START_OF_SCAN = b"\xff\xda"
+ADVICE = "send the base64 of an image file"
 MAXIMUM_SCANS = 100  # a progressive JPEG has about ten; each takes as long as a whole image
 
 
@@ -109,24 +110,24 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
     def _decode(self, row: int, text: object) -> Pixels:
         try:
             if not isinstance(text, str):
-                raise UnreadableImage("not a string")
+                raise UnreadableImage(f"not a string: {ADVICE}")
             with self.decoders:
                 content = self._content(text)
                 check_header(content, self.limits["maximum_pixels"])
                 return self.classifier.decode(content)
         except UnreadableImage as error:
-            raise refusal(
-                f"image in row {row} cannot be read: {error}. Send the base64 of an image file."
-            ) from None
+            raise refusal(f"image in row {row} cannot be read: {error}.") from None
 
     def _content(self, text: str) -> bytes:
         largest = self.limits["maximum_image_bytes"]
         if len(text) > 4 * (largest + 2) // 3:  # base64 makes 4 characters of 3 bytes
-            raise UnreadableImage(f"more than {largest} bytes")
+            raise UnreadableImage(f"more than {largest} bytes: send a smaller file")
         try:
             return bytes(pybase64.b64decode(text, validate=True))
         except (binascii.Error, ValueError) as error:  # ValueError: other characters than ASCII
-            raise UnreadableImage(f"not base64 ({error})") from None
+            raise UnreadableImage(
+                f"not base64 ({error}): send the base64 of an image file"
+            ) from None
 
 
 def check_header(content: bytes, maximum_pixels: int) -> None:
@@ -140,15 +141,21 @@ def check_header(content: bytes, maximum_pixels: int) -> None:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError:
-        raise UnreadableImage(f"more than {maximum_pixels} pixels") from None
+        raise UnreadableImage(f"more than {maximum_pixels} pixels: scale it down") from None
     except UnidentifiedImageError:
-        raise UnreadableImage(f"not an image file ({', '.join(FORMATS)})") from None
+        raise UnreadableImage(
+            f"not an image file ({', '.join(FORMATS)}): send one in base64"
+        ) from None
     except Exception as error:  # Pillow raises a dozen kinds, struct.error among them
         raise UnreadableImage(str(error) or type(error).__name__) from None
     if width * height > maximum_pixels:
-        raise UnreadableImage(f"{width} x {height}, more than {maximum_pixels} pixels")
+        raise UnreadableImage(
+            f"{width} x {height}, more than {maximum_pixels} pixels: scale it down"
+        )
     if content.count(START_OF_SCAN) > MAXIMUM_SCANS:
-        raise UnreadableImage(f"a JPEG of more than {MAXIMUM_SCANS} scans")
+        raise UnreadableImage(
+            f"a JPEG of more than {MAXIMUM_SCANS} scans: save it as a baseline JPEG"
+        )
 
 
 def refusal(message: str) -> MlflowException:

@@ -72,7 +72,10 @@ def validate(body: bytes | bytearray, maximum_images: int) -> str | None:
             the images themselves.
     """
     if sum(body.count(sign) for sign in STRUCTURE) > PER_ROW * maximum_images + BESIDES:
-        return f"more values than {maximum_images} images need: send fewer images in a request"
+        return (
+            f"the JSON has more values than a request with {maximum_images} images, the maximum, "
+            f"needs: send fewer images, and no additional values"
+        )
     try:
         Invocation.model_validate_json(body)
     except ValidationError as error:

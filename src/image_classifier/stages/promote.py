@@ -126,8 +126,9 @@ def below_minimums(metrics: Mapping[str, Any], classes: int, promotion: Promotio
         minimums = {"sensitivity": promotion.minimum_sensitivity} | minimums
     values = {name: metrics.get(name) for name in minimums}
     return [
-        f"test {name} is {'missing' if value is None else f'{value:.4f}'}, below "
-        f"promotion.minimum_{name}={minimums[name]:g}"
+        f"test {name} is missing; promotion.minimum_{name}={minimums[name]:g} requires it"
+        if value is None or math.isnan(value)
+        else f"test {name} is {value:.4f}, below promotion.minimum_{name}={minimums[name]:g}"
         for name, value in values.items()
         if value is None or math.isnan(value) or value < minimums[name]
     ]

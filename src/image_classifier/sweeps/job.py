@@ -70,7 +70,7 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         key = identity.job_key(config, dataset)
         value = connection.log_or_continue(partial(parent_run.finished_value, key, monitor))
         if value is not None:
-            print(f"Finished before: {' '.join(overrides)}")
+            print(f"Finished already, skipped: {' '.join(overrides)}")
             return value
         claim_gpu()  # before TensorFlow is imported
         stoppers = []

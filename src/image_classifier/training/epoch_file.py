@@ -64,7 +64,11 @@ def restore(model: keras.Model, folder: Path, training: Training) -> Progress:
             if best not in (0, progress.epochs):
                 _read(epoch_file(folder, best))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            print(f"Skipping {path}: it, or the file of its best epoch, is damaged ({error}).")
+            print(
+                f"The checkpoint {path}, or the best epoch's checkpoint that it needs, is damaged "
+                f"({error}). Trying an earlier one; without one, the training starts from the "
+                f"beginning."
+            )
             continue
         for variable, value in zip(variables_of(model), values, strict=True):
             variable.assign(value)

@@ -59,7 +59,7 @@ def fit(
     """
     training = config.training
     if progress.done(training):
-        print(f"Finished before, after epoch {progress.epochs}: nothing is left to train.")
+        print(f"This training is finished already, at epoch {progress.epochs}: nothing to train.")
         return
     if progress.epochs:
         print(f"Continuing an earlier attempt after epoch {progress.epochs}.")
