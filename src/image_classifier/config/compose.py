@@ -7,7 +7,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from image_classifier.config.messages import explain_validation
 from image_classifier.config.schema import Config
@@ -90,8 +90,11 @@ def validate(values: Mapping[str, Any]) -> Config:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Return every setting under its dotted name, e.g. `optimizer.learning_rate`."""
-    return dict(_leaves(config.model_dump(), ""))
+    """Return every setting under its dotted name, e.g. `optimizer.learning_rate`.
+
+    A mapping whose keys the user chooses, such as `dataset.classes`, is one setting.
+    """
+    return dict(_leaves(config, ""))
 
 
 def selected(config: Config, names: Sequence[str]) -> dict[str, Any]:
@@ -103,9 +106,12 @@ def selected(config: Config, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
+def _leaves(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in section:
+        if isinstance(value, BaseModel):
             yield from _leaves(value, f"{prefix}{key}.")
+        elif key == "external":  # a section for each set
+            for name, item in value.items():
+                yield from _leaves(item, f"{prefix}{key}.{name}.")
         else:
             yield f"{prefix}{key}", value

@@ -60,7 +60,7 @@ class ImageSource(Section):
 
     path: str | None = Field(
         default=None,
-        description="A folder of class folders, or of train/ and test/ with class folders.",
+        description="The folder of the dataset.",
     )
     url: Address | None = Field(
         default=None,
@@ -77,6 +77,51 @@ class ImageSource(Section):
     )
     timeout_seconds: Timeout = Field(
         default=3600, description="How long the download of a repository may take, in seconds."
+    )
+    include: list[str] | None = Field(
+        default=None,
+        description="Patterns as in .gitignore. Only files that match are used, even if they look "
+        "like masks; null: every image that does not.",
+    )
+    exclude: list[str] = Field(
+        default=[], description="Patterns as in .gitignore, of files that are not used."
+    )
+    links_into: str | None = Field(
+        default=None,
+        description="A folder outside the dataset that links in the dataset may lead to.",
+    )
+    table: str | None = Field(
+        default=None,
+        description="A CSV or TSV file with the labels, relative to the dataset's folder; null: "
+        "folders are the classes.",
+    )
+    path_column: str = Field(
+        default="path",
+        description="The table's column of paths or names of images, with or without the ending.",
+    )
+    label_column: str | list[str] = Field(
+        default="label",
+        description="The table's column of labels; or a list of columns of 0 and 1, one for each "
+        "class.",
+    )
+    split_column: str | None = Field(
+        default="split", description="The table's column of splits, used where the table has it."
+    )
+    group_column: str | None = Field(
+        default="group", description="The table's column of groups, used where the table has it."
+    )
+    source_column: str | None = Field(
+        default="source", description="The table's column of sources, used where the table has it."
+    )
+    classes: dict[str, str] | None = Field(
+        default=None,
+        description="The class of each label, e.g. `{cat: cat, kitten: cat, dog: dog}`. Other "
+        "labels are left out. null: every label is a class.",
+    )
+    maximum_unused: Probability = Field(
+        default=0.1,
+        description="Share of images that may be unused although nothing excludes them, such as "
+        "images in no class folder. With more, `fetch` fails.",
     )
 
     @model_validator(mode="after")
@@ -100,12 +145,12 @@ class Dataset(ImageSource):
         "classes."
     )
     group_pattern: Pattern | None = Field(
-        description="Regular expression for file names. Its first group is the patient (or other "
-        "group); all images of one group stay in one split."
+        description="Regular expression for the paths in the dataset. Its first group is the "
+        "patient (or other group); all images of one group stay in one split."
     )
     source_pattern: Pattern | None = Field(
-        description="Regular expression for paths. Its first group is the source; metrics are "
-        "also reported for each source."
+        description="Regular expression for the paths in the dataset. Its first group is the "
+        "source; metrics are also reported for each source."
     )
     note: str | None = Field(description="A remark that is shown with every metric.")
     expected_counts: Counts | None = Field(
@@ -133,9 +178,17 @@ class Split(Section):
         description="What to do with validation and test images that also occur in training: drop "
         "them from validation and test, or stop with an error."
     )
-    duplicate_distance: Annotated[int, Field(ge=0, le=288)] = Field(
+    contradictions: Literal["stop", "drop"] = Field(
+        description="What to do with images that are in two classes: stop with an error, or drop "
+        "all copies of them."
+    )
+    duplicate_distance: Annotated[int, Field(ge=0, le=288)] | None = Field(
         description="Two images are near duplicates when at most this many of the 576 bits of "
-        "their perceptual hashes differ."
+        "their perceptual hashes differ. null: only files with equal content are duplicates."
+    )
+    folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        description="Also assigns every image outside the test split to one of so many folds, for "
+        "cross-validation. null: no folds."
     )
     maximum_unreadable: Probability = Field(
         description="Share of files that may be unreadable. With more, `split` fails."

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from image_classifier.config.compose import flatten
 from image_classifier.config.schema import Config
-from image_classifier.data.folders import SplitName
 from image_classifier.data.images import Pixels
+from image_classifier.data.layout import SplitName
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import paths

@@ -1,207 +1,291 @@
-"""Finds the images of a dataset; the folders decide their classes and splits."""
+"""Lists the files of a dataset's folder: which are images, and of which kind the others are.
 
-import os
-import unicodedata
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+`layout` and `table` then decide the class and the split of each image.
+"""
 
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pathspec import GitIgnoreSpec
+from PIL import Image
+
+from image_classifier.data.images import FORMATS, UnreadableImage, has_few_colours
 from image_classifier.errors import InputError
+from image_classifier.project.files import read_bytes
 from image_classifier.project.text import is_printable, printable
 
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-# the names of folders that are splits
-GIVEN_SPLITS: dict[str, SplitName] = {
-    "train": "train",
-    "val": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+# Kinds of files that a person would expect to be used; the others are no loss.
+IN_NO_CLASS = "image in no class folder"
+OTHER_FOLDER = "image in a folder beside the classes or splits"
+NO_ROW = "image without a row in the table"
+LINK = "link that is not followed"
+SPECIAL = "pipe, socket or device"
+SUBMODULE = "git submodule"
+EXPECTED = {IN_NO_CLASS, OTHER_FOLDER, NO_ROW, LINK, SPECIAL, SUBMODULE}
+
+SYSTEM = "system or thumbnail file or folder"
+MASK = "mask"
+EXCLUDED = "excluded by the settings include and exclude"
+LEFT_OUT_CLASS = "left out by the setting classes"
+NO_LABEL = "image whose row has no label"
+
+SYSTEM_NAMES = {
+    "__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "#recycle", "$recycle.bin",
+    "system volume information", "lost+found", "thumbs", "thumbnails", "thumbnail", "icon\r",
+}  # fmt: skip
+MASK_WORDS = "masks?|segs?|segmentations?|gt|ground[ _-]?truths?"
+MASK_FOLDER = re.compile(rf"(?:.*[ _-])?(?:{MASK_WORDS}|annotations?|labels?)", re.IGNORECASE)
+MASK_NAME = re.compile(rf"(.+?)[ _.-]+(?:{MASK_WORDS})(?:[ _.-]*\d+)?", re.IGNORECASE)
+
+Image.init()
+SAMPLE = 5  # files of a folder that are opened to tell whether they are masks
+IMAGE_ENDINGS = {
+    ending for ending, name in Image.registered_extensions().items() if name in FORMATS
+} | {".mpo", ".jpe", ".jfif"}
 
 
 @dataclass(frozen=True)
-class FoundImage:
-    """A file in a class folder; `split` is None when the dataset has no splits."""
+class LabelledImage:
+    """An image and what its folder or table says about it.
 
-    path: Path
-    label: str
-    split: SplitName | None
-
-
-@dataclass(frozen=True)
-class SkippedFile:
-    """Something in a class folder that is not copied; `path` is relative to the dataset."""
+    Attributes:
+        path: Relative to the dataset's folder, with slashes.
+        label: The name of its class.
+        split: train, validation or test; empty when the dataset does not say.
+        group: The patient or other group, or empty.
+        source: The hospital, camera or other source, or empty.
+    """
 
     path: str
-    reason: str
+    label: str
+    split: str = ""
+    group: str = ""
+    source: str = ""
 
 
-def find_images(
-    folder: Path, minimum_classes: int = 2
-) -> tuple[list[FoundImage], list[SkippedFile]]:
-    """List the files in the class folders below `folder`, in a stable order.
+@dataclass(frozen=True)
+class UnusedFile:
+    """A file or folder that is not used: its path in the dataset, its kind, and details."""
 
-    `folder` contains either class folders, or `train/` and `test/` (and optionally `val/`) with
-    class folders in them. Hidden and system files are ignored. Links are followed only to files
-    inside `folder`, so that no file comes from outside.
+    path: str
+    kind: str
+    reason: str = ""
 
-    Returns:
-        The files, and the skipped links, pipes and the like, with reasons.
+
+@dataclass
+class Listing:
+    """The content of a dataset's folder.
+
+    Attributes:
+        images: Paths of the images, relative to the folder, with slashes, sorted.
+        unused: Everything else.
+        empty_folders: Folders without any file.
+    """
+
+    images: list[str] = field(default_factory=list)
+    unused: list[UnusedFile] = field(default_factory=list)
+    empty_folders: list[str] = field(default_factory=list)
+
+
+def list_files(
+    folder: Path,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    links_into: str | None = None,
+) -> Listing:
+    """List a folder, in a stable order.
+
+    A file is an image when its name ends like one, or when its content begins like one. Links are
+    followed only inside `folder`, and into the folder `links_into`, so that no other file of this
+    machine can be read.
+
+    Args:
+        folder: The dataset's folder.
+        include: Patterns as in .gitignore; only files that match are used, even if they look
+            like masks. None: every image that does not.
+        exclude: Patterns as in .gitignore, of files that are not used.
+        links_into: A folder outside `folder` that links may lead to.
 
     Raises:
-        InputError: there are fewer than `minimum_classes` classes, two classes that differ only in
-            case, a class without files, a class in `test/` that `train/` lacks, or a name that is
-            not printable.
+        InputError: there is no such folder, or a name is not printable.
         OSError: a folder cannot be read.
     """
-    skipped: list[SkippedFile] = []
-    top = _folders(folder, folder, skipped)
-    given = {
-        path: GIVEN_SPLITS[path.name.lower()] for path in top if path.name.lower() in GIVEN_SPLITS
-    }
-    class_folders: list[tuple[Path, SplitName | None]] = [(path, None) for path in top]
-    if {"train", "test"} <= set(given.values()):
-        class_folders = [
-            (path, split)
-            for split_folder, split in given.items()
-            for path in _folders(split_folder, folder, skipped)
-        ]
-    _refuse_similar_names(folder, {path.name for path, _ in class_folders})
-    found = []
-    for path, split in class_folders:
-        files = _files(path, folder, skipped)
-        found += [FoundImage(file, path.name, split) for file in files]
-        if not files:
-            raise InputError(
-                f"{path}: this class folder has no images. Add images, or remove the folder."
-                + (f" {summarize_skipped(skipped)}." if skipped else "")
-            )
-    classes = {image.label for image in found if image.split in (None, "train")}
-    if len(classes) < minimum_classes:
-        names = ", ".join(path.name for path in top) or "no folders"
-        classes_wanted = "each of two or more classes" if minimum_classes > 1 else "each class"
-        raise InputError(
-            f"{folder}: expected a folder of images for {classes_wanted}, or train/ and test/ "
-            f"with such folders in them; found {names}. If the class folders are deeper, set "
-            f"dataset.path or dataset.subfolder to their parent."
-            + (f" {summarize_skipped(skipped)}." if skipped else "")
-        )
-    if unknown := {image.label for image in found} - classes:
-        raise InputError(
-            f"{folder}: test/ or validation has classes that train/ lacks: "
-            f"{', '.join(sorted(unknown))}. Give the folders the same names, or remove these."
-        )
-    return found, skipped
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder.")
+    wanted = GitIgnoreSpec.from_lines(include) if include is not None else None
+    unwanted = GitIgnoreSpec.from_lines(exclude)
+    listing = Listing()
+    for path, kind in _walk(folder, links_into, listing):
+        relative = path.relative_to(folder).as_posix()
+        if unwanted.match_file(relative) or (wanted and not wanted.match_file(relative)):
+            listing.unused.append(UnusedFile(printable(Path(relative)), EXCLUDED))
+        elif kind:
+            listing.unused.append(UnusedFile(printable(Path(relative)), kind[0], kind[1]))
+        elif not _is_image(path):
+            ending = path.suffix.lower() or "without an ending"
+            listing.unused.append(UnusedFile(printable(Path(relative)), f"other file ({ending})"))
+        else:
+            check_name(path)
+            listing.images.append(relative)
+    if wanted is None:
+        masks = find_masks(listing.images, lambda path: looks_like_mask(folder / path))
+        listing.images = [path for path in listing.images if path not in masks]
+        listing.unused += [UnusedFile(path, MASK) for path in sorted(masks)]
+    listing.images.sort()
+    return listing
 
 
-def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
-    """Return the classes sorted; of two, the positive one last, so that its index is 1.
+def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str]:
+    """Return the paths that are masks of other images, by their names or folders.
 
-    Raises:
-        InputError: there are two classes and no positive class is set, or the positive class does
-            not exist.
+    A mask is named like an image beside it, with a word such as `_mask` added. Or it is in a
+    folder such as `masks`, where most files have the names of images in a folder beside it, and
+    few colours.
+
+    Args:
+        images: Paths, relative to the dataset's folder.
+        is_flat: Tells whether an image has few colours, as masks have.
     """
-    classes = sorted(labels)
-    if positive_class is not None and positive_class not in classes:
-        raise InputError(
-            f"dataset.positive_class={positive_class} is not one of the classes "
-            f"{', '.join(classes)}: set it to one of them (null with more than two classes)."
-        )
-    if len(classes) > 2:
-        return classes
-    if positive_class is None:
-        raise InputError(
-            f"There are two classes, {' and '.join(classes)}: set the positive one, e.g. "
-            f"dataset.positive_class={classes[0]}."
-        )
-    return sorted(classes, key=lambda label: label == positive_class)
+    by_folder: dict[PurePosixPath, dict[str, list[str]]] = {}
+    for path in images:
+        pure = PurePosixPath(path)
+        by_folder.setdefault(pure.parent, {}).setdefault(pure.stem, []).append(path)
+    masks = set()
+    for folder, stems in by_folder.items():
+        for stem, paths in stems.items():
+            named = MASK_NAME.fullmatch(stem)
+            if named and named[1] in stems:
+                masks |= set(paths)
+        for depth, part in enumerate(folder.parts):
+            if MASK_FOLDER.fullmatch(part) and _mirrors(folder, depth, stems, by_folder):
+                files = [path for paths in stems.values() for path in paths]
+                if all(map(is_flat, files[:: max(1, len(files) // SAMPLE)][:SAMPLE])):
+                    masks |= set(files)
+    return masks
 
 
-def summarize_skipped(skipped: list[SkippedFile], at_most: int = 20) -> str:
-    """Return the number of skipped files, and the names of the first ones, as one line."""
-    names = [f"{item.path} ({item.reason})" for item in skipped[:at_most]]
-    more = [f"and {len(skipped) - at_most} more"] if len(skipped) > at_most else []
-    return f"{len(skipped)} skipped: {', '.join([*names, *more])}"
+def summarize_unused(unused: Iterable[UnusedFile], at_most: int = 3) -> list[str]:
+    """Return a line for each kind of unused files: their number, and the names of the first."""
+    kinds: dict[str, list[UnusedFile]] = {}
+    for item in unused:
+        kinds.setdefault(item.kind, []).append(item)
+    lines = []
+    for kind, items in sorted(kinds.items()):
+        names = [
+            f"{item.path} ({item.reason})" if item.reason else item.path
+            for item in sorted(items, key=lambda item: item.path)[:at_most]
+        ]
+        more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
+        lines.append(f"{len(items)} not used, {kind}: {', '.join(names)}{more}")
+    return lines
+
+
+def count_unused(unused: Iterable[UnusedFile]) -> dict[str, int]:
+    """Return the number of unused files of each kind."""
+    return dict(sorted(Counter(item.kind for item in unused).items()))
+
+
+def looks_like_mask(path: Path) -> bool:
+    """Return whether the image in a file has few colours; False when it cannot be decoded."""
+    try:
+        return has_few_colours(read_bytes(path))
+    except UnreadableImage:
+        return False
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file or folder is hidden, or made by the operating system."""
-    return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
+    """Return whether a file or folder is hidden, or made by the operating system or a NAS."""
+    return name.startswith((".", "~$")) or name.lower() in SYSTEM_NAMES
 
 
-def _folders(folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder.")
-    found = []
-    for path in sorted(folder.iterdir()):
-        if is_ignored(path.name):
-            continue
-        if path.is_symlink() and (reason := _wrong_link(path, root)):
-            skipped.append(SkippedFile(printable(path.relative_to(root)), reason))
-        elif path.is_dir():
-            _check_name(path)
-            found.append(path)
-    return found
-
-
-def _files(class_folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(class_folder, onerror=_raise):
-        folders[:] = [name for name in folders if not is_ignored(name)]
-        linked = [name for name in folders if (Path(parent) / name).is_symlink()]  # not walked
-        for name in [*linked, *names]:
-            path = Path(parent) / name
-            if is_ignored(name):
-                continue
-            if reason := _not_a_file(path, root):
-                skipped.append(SkippedFile(printable(path.relative_to(root)), reason))
-            else:
-                _check_name(path)
-                found.append(path)
-    return sorted(found)
-
-
-def _not_a_file(path: Path, root: Path) -> str:
-    """Return why a path is not a file to copy, or an empty text."""
-    if path.is_symlink():
-        if reason := _wrong_link(path, root):
-            return reason
-        if path.is_dir():
-            return "a link to a folder"
-    return "" if path.is_file() else "not a file, but a pipe, socket or device"
-
-
-def _wrong_link(path: Path, root: Path) -> str:
-    """Return why a link is not followed, or an empty text."""
-    if not path.exists():
-        return "a link to a missing file"
-    inside, target = root.resolve(), path.resolve()
-    if inside.is_relative_to(target):
-        return "a link to a parent folder"
-    return "" if target.is_relative_to(inside) else "a link to outside the dataset"
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _check_name(path: Path) -> None:
-    if not is_printable(path.name):
+def check_name(path: Path) -> None:
+    """Raise an InputError if the name of a file or folder cannot be printed in one line."""
+    if not is_printable(str(path)):
         raise InputError(
             f"{printable(path)}: the name is not valid UTF-8, or contains control characters such "
             f"as a line break. Rename it."
         )
 
 
-def _refuse_similar_names(folder: Path, labels: set[str]) -> None:
-    alike: dict[str, list[str]] = {}
-    for label in sorted(labels):
-        alike.setdefault(unicodedata.normalize("NFKC", label).casefold(), []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            raise InputError(
-                f"{folder}: the classes {' and '.join(names)} differ only in upper and lower case, "
-                f"or in the encoding of the same letters. Put their images into one folder, or "
-                f"rename one of them."
-            )
+def _walk(
+    folder: Path, links_into: str | None, listing: Listing
+) -> Iterator[tuple[Path, tuple[str, str] | None]]:
+    """Yield every file, and its kind and the details if it cannot be used."""
+    stack = [folder]
+    followed: set[Path] = set()  # the targets of links to folders: a circle of links must end
+    while stack:
+        parent = stack.pop()
+        paths = sorted(parent.iterdir())
+        if all(is_ignored(path.name) for path in paths):
+            listing.empty_folders.append(parent.relative_to(folder).as_posix())
+        for path in paths:
+            linked = path.is_symlink()
+            reason = _wrong_link(path, folder, links_into) if linked else ""
+            if is_ignored(path.name):
+                yield path, (SYSTEM, "")
+            elif reason:
+                yield path, (LINK, reason)
+            elif path.is_dir():
+                if linked and (not links_into or path.resolve() in followed):
+                    yield path, (LINK, "a link to a folder")
+                    continue
+                if linked:
+                    followed.add(path.resolve())
+                stack.append(path)
+            elif not path.is_file():
+                yield path, (SPECIAL, "not a file, but a pipe, socket or device")
+            else:
+                yield path, None
+
+
+def _wrong_link(path: Path, root: Path, links_into: str | None) -> str:
+    """Return why a link is not followed, or an empty text."""
+    if not path.exists():
+        return "a link to a missing file"
+    inside, target = root.resolve(), path.resolve()
+    if inside.is_relative_to(target) or path.parent.resolve().is_relative_to(target):
+        return "a link to a parent folder"
+    allowed = [inside, *([Path(links_into).resolve()] if links_into else [])]
+    if any(target.is_relative_to(place) for place in allowed):
+        return ""
+    return "a link to outside the dataset"
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether a file's name ends like an image, or its content begins like one."""
+    if path.suffix.lower() in IMAGE_ENDINGS:
+        return True
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise
+        return False
+    except Exception:  # Pillow raises a dozen types
+        return False
+
+
+def _mirrors(
+    folder: PurePosixPath,
+    depth: int,
+    stems: dict[str, list[str]],
+    by_folder: dict[PurePosixPath, dict[str, list[str]]],
+) -> bool:
+    """Return whether most files of a folder have the names of images in a folder beside it."""
+    before, after = folder.parts[:depth], folder.parts[depth + 1 :]
+    beside: set[str] = set()
+    for other, names in by_folder.items():
+        same_place = other.parts == before + after or (
+            len(other.parts) == len(folder.parts)
+            and other.parts[:depth] == before
+            and other.parts[depth + 1 :] == after
+            and not MASK_FOLDER.fullmatch(other.parts[depth])
+        )
+        if same_place:
+            beside |= set(names)
+    named = {MASK_NAME.sub(r"\1", stem) for stem in stems}
+    return len(named & beside) > len(named) / 2

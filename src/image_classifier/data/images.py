@@ -106,6 +106,32 @@ def decode(content: bytes | Path, height: int, width: int, channels: int) -> Pix
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
 
+def has_few_colours(content: bytes) -> bool:
+    """Return whether an encoded image has at most 16 colours, or almost only two brightnesses.
+
+    Masks and plain frames are such images; compression as JPEG adds colours in between.
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
+    try:
+        with _open(content) as image:
+            if image.getcolors(16) is not None:
+                return True
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_reason(error)) from error
+    return is_two_valued(decode(content, 120, 120, 1))
+
+
+def is_two_valued(pixels: Pixels) -> bool:
+    """Return whether nine tenths of a grey image are near its darkest or brightest value."""
+    low, high = int(pixels.min()), int(pixels.max())
+    near = (high - low) // 16
+    return bool(np.mean((pixels <= low + near) | (pixels >= high - near)) > 0.9)
+
+
 def _open(content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     if 0 in image.size:

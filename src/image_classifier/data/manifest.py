@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from image_classifier.data.folders import SPLITS, FoundImage, SplitName
+from image_classifier.data.layout import SPLITS, SplitName
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
 from image_classifier.project.text import is_printable
@@ -16,8 +16,9 @@ from image_classifier.project.text import is_printable
 class ImageRow:
     """One row of the manifest.
 
-    `group` and `source` are what the dataset's patterns found, or empty; `bytes` is the size of
-    the file.
+    `perceptual_hash` is empty for a plain image. `group` and `source` are what the dataset's table
+    or patterns say, or empty. `fold` counts from 0; it is -1 without folds and in the test split.
+    `bytes` is the size of the file.
     """
 
     path: str
@@ -27,6 +28,7 @@ class ImageRow:
     perceptual_hash: str
     group: str
     source: str
+    fold: int
     format: str
     mode: str
     width: int
@@ -39,9 +41,9 @@ class ImageRow:
         return self.group or self.sha256
 
 
-def count_images(images: list[FoundImage] | list[ImageRow]) -> dict[str, dict[str, int]]:
-    """Return the number of images of each class in each split; `all` when there is no split."""
-    counts = Counter((image.split or "all", image.label) for image in images)
+def count_images(rows: list[ImageRow]) -> dict[str, dict[str, int]]:
+    """Return the number of images of each class in each split."""
+    counts = Counter((row.split, row.label) for row in rows)
     result: dict[str, dict[str, int]] = {}
     for (split, label), number in sorted(counts.items()):
         result.setdefault(split, {})[label] = number
@@ -86,21 +88,21 @@ def _image_row(row: dict[str, str]) -> ImageRow:
         raise ValueError(f"a row does not have the columns {', '.join(names)}")
     if row["split"] not in SPLITS:
         raise ValueError(f"there is no split {row['split']!r}")
-    if not re.fullmatch("[0-9a-f]{144}", row["perceptual_hash"]):
+    if not re.fullmatch("(?:[0-9a-f]{144})?", row["perceptual_hash"]):
         raise ValueError(f"{row['perceptual_hash']!r} is not a perceptual hash")
     if not _is_inside(row["path"]) or not row["label"]:
-        raise ValueError(f"{row['path']!r} is not a path in a class folder")
+        raise ValueError(f"{row['path']!r} is not a path in the dataset, or has no label")
     sizes = {name: int(row[name]) for name in ("width", "height", "bytes")}
     if min(sizes.values()) < 1:
         raise ValueError(f"{row['path']} has a size below 1")
-    return ImageRow(**{**row, **sizes})  # type: ignore[arg-type]
+    numbers = sizes | {"fold": int(row["fold"])}
+    return ImageRow(**{**row, **numbers})  # type: ignore[arg-type]
 
 
 def _is_inside(path: str) -> bool:
     parts = Path(path).parts
-    return (
-        len(parts) > 1 and ".." not in parts and not Path(path).is_absolute() and is_printable(path)
-    )
+    inside = bool(parts) and ".." not in parts and not Path(path).is_absolute()
+    return inside and is_printable(path)
 
 
 def manifest_digest() -> str:

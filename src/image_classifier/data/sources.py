@@ -6,16 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tqdm import tqdm
+
 from image_classifier.config.git_address import is_local
 from image_classifier.config.schema import Dataset, ImageSource
 from image_classifier.data import git
-from image_classifier.data.folders import FoundImage, SkippedFile, find_images
+from image_classifier.data.folders import SUBMODULE, UnusedFile
+from image_classifier.data.labels import find_labels
+from image_classifier.data.layout import Labels
 from image_classifier.errors import InputError
 from image_classifier.project.text import printable
 
@@ -23,66 +27,67 @@ from image_classifier.project.text import printable
 GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 
 
-@dataclass(frozen=True)
-class Copied:
-    """Images that were copied; `commit` is None unless they come from a repository."""
-
-    images: list[FoundImage]
-    skipped: list[SkippedFile]
-    commit: str | None
-
-
 def copy(
     key: str,
     source: ImageSource,
     destination: Path,
     check: Callable[[set[str]], object] = bool,
-) -> Copied:
-    """Copy images with their class folders into a new folder.
+) -> tuple[Labels, str | None]:
+    """Copy the images of a dataset that are used into a new folder.
 
     Args:
         key: The name of the setting `source`, for messages.
-        source: Where the images are.
+        source: Where the images are, and what is used of them.
         destination: The new folder. A download uses a temporary folder beside it.
-        check: Called with the classes of a local folder before it is copied; may raise. The
-            classes of a repository are checked later, so that the download is not lost.
+        check: Called with the classes before a local folder is copied; may raise.
+
+    Returns:
+        The images with their classes and what is not used, and the commit of a repository.
 
     Raises:
         InputError: the images cannot be found or downloaded.
         OSError: a file cannot be read or written.
     """
-    minimum_classes = 2 if isinstance(source, Dataset) else 1
+    with opened(key, source, destination.parent) as (folder, submodules, commit):
+        minimum_classes = 2 if isinstance(source, Dataset) else 1
+        labels = find_labels(key, folder, source, minimum_classes)
+        labels.unused += submodules
+        check({image.label for image in labels.images})
+        destination.mkdir(parents=True, exist_ok=True)
+        paths = sorted({image.path for image in labels.images})
+        for path in tqdm(paths, "Copying", disable=None):
+            target = destination / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, target)
+        return labels, commit
+
+
+@contextmanager
+def opened(
+    key: str, source: ImageSource, work: Path
+) -> Iterator[tuple[Path, list[UnusedFile], str | None]]:
+    """Yield the folder of a dataset, its git submodules, and the commit of a repository.
+
+    Args:
+        key: The name of the setting `source`, for messages.
+        source: Where the images are.
+        work: The folder in which a repository is downloaded, for the time of the block.
+
+    Raises:
+        InputError: the download fails. In an error of the block, the address of the repository
+            replaces the temporary folder.
+    """
     if source.url is None:
-        return copy_folder(Path(source.path or ""), destination, minimum_classes, check)
-    with TemporaryDirectory(prefix="download", dir=destination.parent) as work:
-        folder = Path(work) / "files"
+        yield Path(source.path or ""), [], None
+        return
+    with TemporaryDirectory(prefix="download", dir=work) as temporary:
+        folder = Path(temporary) / "files"
         result = download_repository(key, source, folder)
+        submodules = [UnusedFile(printable(Path(path)), SUBMODULE) for path in result["submodules"]]
         try:
-            copied = copy_folder(folder, destination, minimum_classes)
-        except InputError as error:  # its text names the temporary folder
+            yield folder, submodules, result["commit"]
+        except InputError as error:
             raise InputError(str(error).replace(str(folder), source.url)) from None
-        submodules = [
-            SkippedFile(printable(Path(path)), "a git submodule") for path in result["submodules"]
-        ]
-        return Copied(copied.images, [*copied.skipped, *submodules], result["commit"])
-
-
-def copy_folder(
-    folder: Path,
-    destination: Path,
-    minimum_classes: int,
-    check: Callable[[set[str]], object] = bool,
-) -> Copied:
-    """Copy the images in the class folders of `folder`, with these folders."""
-    found, skipped = find_images(folder, minimum_classes)
-    check({image.label for image in found})
-    copied = []
-    for image in found:
-        target = destination / image.path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image.path, target)
-        copied.append(FoundImage(target, image.label, image.split))
-    return Copied(copied, skipped, None)
 
 
 def download_repository(key: str, source: ImageSource, folder: Path) -> dict[str, Any]:

@@ -1,14 +1,64 @@
-"""Assigns images to splits at random: stratified by class, and groups are never separated."""
+"""Assigns images to splits and folds: images that belong together are never separated.
 
+The split of an image follows from a hash of its group, or of its content, and the seed. So images
+that are added later move no other image, unless a class would miss its share.
+"""
+
+import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold
 
 from image_classifier.config.schema import Split
-from image_classifier.data.folders import SPLITS, SplitName
+from image_classifier.data.layout import SPLITS, SplitName
 from image_classifier.errors import InputError
+
+# How far the share of a class may be from the wanted one, as a fraction of it. A hash alone would
+# often give a small class a share far from the wanted one; a class of 250 images nearly never.
+TOLERANCE, TOLERANCE_OF_SMALL_CLASSES = 0.4, 0.25
+SMALL_CLASS = 100  # images
+
+
+@dataclass
+class Bundle:
+    """Images that belong together: duplicates, and images of one group.
+
+    Attributes:
+        key: Decides the split: the group, or the SHA-256 of the content.
+        name: For messages.
+        indices: Positions of the images.
+        counts: Number of images of each class.
+    """
+
+    key: str
+    name: str
+    indices: list[int] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What decides the split of one image.
+
+    Attributes:
+        label: Its class.
+        given: The dataset's own split of the image, or empty.
+        group: Its group, or empty.
+        digest: SHA-256 of its file.
+        path: For messages.
+        component: A number; images with the same number stay together.
+    """
+
+    label: str
+    given: str
+    group: str
+    digest: str
+    path: str
+    component: int
 
 
 def first_match(pattern: str | None, text: str) -> str:
@@ -17,29 +67,118 @@ def first_match(pattern: str | None, text: str) -> str:
     return (match[1] if match.re.groups else match[0]) or "" if match else ""
 
 
-def assign(
-    labels: Sequence[str],
-    given: Sequence[SplitName | None],
-    component_ids: Sequence[int],
-    split: Split,
-) -> list[SplitName]:
-    """Return the split of every image: the dataset's own, or a random one.
+def assign(items: Sequence[Item], split: Split) -> tuple[list[SplitName], list[str]]:
+    """Return the split of every image, the dataset's own or a drawn one, and remarks for people.
+
+    A split that the dataset has not itself is drawn from its training images. The share of every
+    class is a share of images. It may differ from the wanted share by the tolerances above; where
+    a group is too large for that, the remarks name it.
+    """
+    splits: list[SplitName] = [
+        next((name for name in SPLITS if name == item.given), "train") for item in items
+    ]
+    remarks: list[str] = []
+    given = set(splits) if any(item.given for item in items) else set()
+    for name, fraction in (
+        ("test", split.test_fraction),
+        ("validation", split.validation_fraction),
+    ):
+        if name not in given:
+            pool = _bundles(items, splits)
+            drawn = draw(pool, name, fraction, split.seed, remarks)
+            for bundle in drawn:
+                for index in bundle.indices:
+                    splits[index] = "test" if name == "test" else "validation"
+    return splits, remarks
+
+
+def draw(
+    pool: Sequence[Bundle], name: str, fraction: float, seed: int, remarks: list[str]
+) -> list[Bundle]:
+    """Return the bundles of a split.
 
     Args:
-        labels: The class of each image.
-        given: The dataset's own split of each image, or None.
-        component_ids: A number for each image; images with the same number stay together.
-        split: Fractions and seed.
+        pool: The bundles to draw from.
+        name: The split.
+        fraction: The wanted share of the images of every class.
+        seed: Another seed gives another split.
+        remarks: Sentences for people are added.
+    """
+    position = {bundle.key: _position(bundle.key, name, seed) for bundle in pool}
+    ordered = sorted(pool, key=lambda bundle: (position[bundle.key], bundle.key))
+    totals: Counter[str] = sum((bundle.counts for bundle in pool), Counter())
+    limits = {label: _limits(number, fraction) for label, number in totals.items()}
+
+    fitting = []
+    for bundle in ordered:
+        too_large = [c for c, n in bundle.counts.items() if n > limits[c][1]]
+        if too_large and sum(bundle.counts.values()) > 1:
+            shares = ", ".join(f"{bundle.counts[c]} of {totals[c]} {c}" for c in too_large)
+            remarks.append(f"{bundle.name} ({shares}) is too large for {name}: it is in training.")
+        else:
+            fitting.append(bundle)
+
+    chosen = {bundle.key for bundle in fitting if position[bundle.key] < fraction}
+    by_hash = {bundle.key for bundle in ordered if position[bundle.key] < fraction}
+    counts: Counter[str] = Counter()
+    for bundle in fitting:
+        if bundle.key in chosen:
+            counts += bundle.counts
+    for label in sorted(totals, key=lambda label: (totals[label], label)):
+        low, high = limits[label]
+        with_label = [bundle for bundle in fitting if bundle.counts[label]]
+        for bundle in with_label:  # those that the hash would draw next
+            if counts[label] >= low:
+                break
+            if bundle.key not in chosen and _improves(counts, bundle.counts, 1, limits):
+                chosen.add(bundle.key)
+                counts += bundle.counts
+        for bundle in reversed(with_label):  # those that the hash drew last
+            if counts[label] <= high:
+                break
+            if bundle.key in chosen and _improves(counts, bundle.counts, -1, limits):
+                chosen.remove(bundle.key)
+                counts -= bundle.counts
+        if not low <= counts[label] <= high:
+            remarks.append(
+                f"{name} has {counts[label]} of {totals[label]} images of {label}: the groups do "
+                f"not allow {fraction:.0%}."
+            )
+    moved = sum(sum(bundle.counts.values()) for bundle in ordered if bundle.key in chosen ^ by_hash)
+    if moved:
+        remarks.append(
+            f"{name}: {moved} images were moved to give every class its share; added images may "
+            f"move them again."
+        )
+    return [bundle for bundle in ordered if bundle.key in chosen]
+
+
+def assign_folds(items: Sequence[Item], splits: Sequence[SplitName], split: Split) -> list[int]:
+    """Return a fold for every image outside the test split, from 0, and -1 for the others.
+
+    The folds are stratified by class, and groups and duplicates are not separated.
 
     Raises:
-        InputError: a class has too few images for every split.
+        InputError: a class has fewer images or groups than there are folds.
     """
-    splits: list[SplitName] = [name or "train" for name in given]
-    if None in given:
-        _draw(splits, labels, component_ids, "test", split.test_fraction, split.seed)
-    if "validation" not in given:
-        _draw(splits, labels, component_ids, "validation", split.validation_fraction, split.seed)
-    return splits
+    folds = [-1] * len(items)
+    if split.folds is None:
+        return folds
+    chosen = [index for index, name in enumerate(splits) if name != "test"]
+    labels = [items[index].label for index in chosen]
+    groups = [items[index].component for index in chosen]
+    for label in sorted(set(labels)):
+        number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
+        if number < split.folds:
+            raise InputError(
+                f"{label} has {number} images or groups outside the test split, too few for "
+                f"split.folds={split.folds}: set it to {number} or less, or null."
+            )
+    folder = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
+    for number, (_, members) in enumerate(folder.split(labels, labels, groups)):
+        for member in members:
+            folds[chosen[member]] = number
+    return folds
 
 
 def check_every_class_in_every_split(counts: dict[str, dict[str, int]], classes: list[str]) -> None:
@@ -48,40 +187,51 @@ def check_every_class_in_every_split(counts: dict[str, dict[str, int]], classes:
     if missing:
         raise InputError(
             f"No readable image for {', '.join(missing)}. Every split needs images of every class: "
-            f"add images, or increase split.validation_fraction or split.test_fraction."
+            f"add images (of other groups, if the dataset has groups), or leave the class out with "
+            f"dataset.classes."
         )
 
 
-def _draw(
-    splits: list[SplitName],
-    labels: Sequence[str],
-    component_ids: Sequence[int],
-    name: SplitName,
-    fraction: float,
-    seed: int,
-) -> None:
-    """Move a stratified fraction of the training images to the split `name`, in place."""
+def _position(key: str, name: str, seed: int) -> float:
+    """Return a number from 0 to below 1 that depends on nothing but the arguments."""
+    digest = hashlib.sha256(f"{seed} {name} {key}".encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def _limits(number: int, fraction: float) -> tuple[int, int]:
+    """Return the smallest and largest number of a class's images that a split may have."""
+    wanted = fraction * number
+    tolerance = wanted * (TOLERANCE_OF_SMALL_CLASSES if number < SMALL_CLASS else TOLERANCE)
+    low = max(1, math.ceil(wanted - tolerance))
+    return low, max(low, math.floor(wanted + tolerance))
+
+
+def _improves(
+    counts: Counter[str], change: Counter[str], sign: int, limits: dict[str, tuple[int, int]]
+) -> bool:
+    """Return whether a change brings the classes closer to their limits, all in all."""
+
+    def excess(label: str, number: int) -> int:
+        low, high = limits[label]
+        return max(low - number, number - high, 0)
+
+    before = sum(excess(label, counts[label]) for label in change)
+    after = sum(excess(label, counts[label] + sign * number) for label, number in change.items())
+    return after < before
+
+
+def _bundles(items: Sequence[Item], splits: Sequence[SplitName]) -> list[Bundle]:
+    """Return the bundles of the training images."""
     members: dict[int, list[int]] = {}
-    for index, (split, component) in enumerate(zip(splits, component_ids, strict=True)):
+    for index, (item, split) in enumerate(zip(items, splits, strict=True)):
         if split == "train":
-            members.setdefault(component, []).append(index)
-    try:
-        _, drawn = train_test_split(
-            list(members),
-            test_size=fraction,
-            random_state=seed,
-            stratify=[labels[indices[0]] for indices in members.values()],
-        )
-    except ValueError as error:
-        training = Counter(
-            label for label, split in zip(labels, splits, strict=True) if split == "train"
-        )
-        counts = ", ".join(f"{number} {label}" for label, number in training.items())
-        raise InputError(
-            f"There are too few images to draw a {name} split of {fraction:.0%} from the training "
-            f"images ({counts}). Add images to the smallest class, or change "
-            f"split.{name}_fraction. ({error})"
-        ) from None
-    for component in drawn:
-        for index in members[component]:
-            splits[index] = name
+            members.setdefault(item.component, []).append(index)
+    bundles = []
+    for indices in members.values():
+        group = min((items[i].group for i in indices if items[i].group), default="")
+        digest = min(items[i].digest for i in indices)
+        name = f"the group {group}" if group else f"{items[indices[0]].path} with its duplicates"
+        bundle = Bundle(f"group {group}" if group else digest, name, indices)
+        bundle.counts.update(items[index].label for index in indices)
+        bundles.append(bundle)
+    return bundles

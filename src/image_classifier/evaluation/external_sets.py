@@ -1,15 +1,18 @@
 """Measures a model on the external sets: images from other sources, never trained on."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.data.folders import FoundImage, find_images
-from image_classifier.data.images import UnreadableImage
-from image_classifier.data.near_duplicates import find_pairs, fingerprint
+from image_classifier.data.images import Pixels, UnreadableImage, decode
+from image_classifier.data.labels import read_labels
+from image_classifier.data.near_duplicates import CLOSE, component_ids, find_pairs, fingerprint
 from image_classifier.errors import InputError
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.project import paths
@@ -53,7 +56,7 @@ def measure_all(
 
 def measure_set(
     name: str,
-    distance: int,
+    distance: int | None,
     dataset: PreparedDataset,
     classifier: "Classifier",
     test: Predictions,
@@ -63,11 +66,16 @@ def measure_set(
     Raises:
         InputError: no image is left to measure.
     """
-    found, _ = find_images(paths.EXTERNAL / name, minimum_classes=1)
-    readable, duplicates = without_duplicates(found, dataset, distance)
+    labelled = read_labels(paths.EXTERNAL / f"{name}.csv", "external")
+    found = {paths.EXTERNAL / name / image.path: image.label for image in labelled}
+    readable, duplicates = without_duplicates(list(found), dataset, distance)
     if not readable:
-        raise InputError(f"external.{name}: every readable image is also in the dataset.")
-    label_of = {image.path: dataset.classes.index(image.label) for image in readable}
+        raise InputError(
+            f"external.{name} has no image to measure on: {duplicates} of its {len(found)} files "
+            f"are also in the dataset, the others are not readable. Use other images, or remove "
+            f"the set from `external`."
+        )
+    label_of = {path: dataset.classes.index(found[path]) for path in readable}
     classified = [
         (label_of[path], output)
         for path, output in classifier.probabilities_of_files(list(label_of))
@@ -95,22 +103,33 @@ def measure_set(
 
 
 def without_duplicates(
-    found: list[FoundImage], dataset: PreparedDataset, distance: int
-) -> tuple[list[FoundImage], int]:
+    files: Sequence[Path], dataset: PreparedDataset, distance: int | None
+) -> tuple[list[Path], int]:
     """Return the readable images that the dataset does not have, and the number of the others."""
     with ThreadPoolExecutor() as pool:
-        results = pool.map(fingerprint, [image.path for image in found])
-        readable, files = [], []
-        for image, result in zip(found, results, strict=True):
-            if not isinstance(result, UnreadableImage):
-                readable.append(image)
-                files.append(result)
-    known = len(dataset.rows)
-    pairs = find_pairs(
-        [row.sha256 for row in dataset.rows] + [file.sha256 for file in files],
-        [row.perceptual_hash for row in dataset.rows] + [file.perceptual_hash for file in files],
+        results = zip(files, pool.map(fingerprint, files), strict=True)
+        prints = {path: file for path, file in results if not isinstance(file, UnreadableImage)}
+    readable, known = list(prints), len(dataset.rows)
+
+    def close_view(index: int) -> Pixels:
+        if index >= known:
+            return decode(readable[index - known], CLOSE, CLOSE, 3)
+        image = Image.fromarray(np.squeeze(dataset.images[index]))
+        small = image.convert("RGB").resize((CLOSE, CLOSE), Image.Resampling.BILINEAR)
+        return np.asarray(small, np.uint8)
+
+    pairs, _ = find_pairs(
+        [row.sha256 for row in dataset.rows] + [file.sha256 for file in prints.values()],
+        [row.perceptual_hash for row in dataset.rows]
+        + [file.perceptual_hash for file in prints.values()],
         [""] * (known + len(readable)),
         distance,
+        close_view,
     )
-    duplicates = {pair.second - known for pair in pairs if pair.first < known <= pair.second}
-    return [image for i, image in enumerate(readable) if i not in duplicates], len(duplicates)
+    numbers = component_ids(pairs, known + len(readable))
+    of_dataset = set(numbers[:known].tolist())
+    new = [
+        path for path, number in zip(readable, numbers[known:], strict=True)
+        if int(number) not in of_dataset
+    ]  # fmt: skip
+    return new, len(readable) - len(new)

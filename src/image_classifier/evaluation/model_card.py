@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from image_classifier.data.folders import SPLITS
+from image_classifier.data.layout import SPLITS
 
 HEADLINE = ("accuracy", "sensitivity", "specificity", "roc_auc", "balanced_accuracy")
 LISTED = 5  # file names in a list; the complete lists are artifacts of the run

@@ -6,6 +6,8 @@ from pathlib import Path
 BUILD = Path("build")
 
 RAW = BUILD / "raw"
+LABELS = BUILD / "labels.csv"
+UNUSED = BUILD / "not_used.csv"
 FETCHED = BUILD / "fetch.json"
 
 EXTERNAL = BUILD / "external"
@@ -14,6 +16,7 @@ EXTERNAL_RECORD = EXTERNAL / "external.json"
 MANIFEST = BUILD / "split" / "manifest.csv"
 SKIPPED = BUILD / "split" / "skipped.csv"
 DUPLICATES = BUILD / "split" / "duplicates.csv"
+CONTRADICTIONS = BUILD / "split" / "contradictions.csv"
 SPLIT = BUILD / "split" / "split.json"
 
 IMAGES = BUILD / "prepare" / "images.npy"

@@ -125,9 +125,7 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         try:
             return bytes(pybase64.b64decode(text, validate=True))
         except (binascii.Error, ValueError) as error:  # ValueError: other characters than ASCII
-            raise UnreadableImage(
-                f"not base64 ({error}): send the base64 of an image file"
-            ) from None
+            raise UnreadableImage(f"not base64 ({error}): {ADVICE}") from None
 
 
 def check_header(content: bytes, maximum_pixels: int) -> None:

@@ -1,14 +1,14 @@
 """external: copies the external sets to build/external. They are measured on, never trained on.
 
 Reads the folders and repositories of the setting `external`. Writes build/external/NAME for each
-of them, with class folders, and build/external/external.json.
+of them, build/external/NAME.csv with the classes, and build/external/external.json.
 """
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config
 from image_classifier.data import sources
-from image_classifier.data.folders import summarize_skipped
-from image_classifier.data.manifest import count_images
+from image_classifier.data.folders import count_unused, summarize_unused
+from image_classifier.data.labels import count_labels, write_labels
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import whole_folder
@@ -29,21 +29,23 @@ def external(config: Config) -> None:
     sets = {}
     with whole_folder(paths.EXTERNAL) as folder:
         for name, source in config.external.items():
-            copied = sources.copy(f"external.{name}", source, folder / name)
-            if unknown := {image.label for image in copied.images} - classes:
+            labels, commit = sources.copy(f"external.{name}", source, folder / name)
+            if unknown := {image.label for image in labels.images} - classes:
                 raise InputError(
                     f"external.{name} has the class {', '.join(sorted(unknown))}, which the "
-                    f"dataset lacks: rename its folder to one of {', '.join(sorted(classes))}."
+                    f"dataset lacks. Its classes are {', '.join(sorted(classes))}: map them with "
+                    f"external.{name}.classes={{{min(unknown)}: {min(classes)}}}."
                 )
+            write_labels(labels.images, folder / f"{name}.csv")
             sets[name] = {
                 "source": source.url or source.path,
-                "commit": copied.commit,
-                "counts": count_images(copied.images),
-                "skipped": {item.path: item.reason for item in copied.skipped},
+                "commit": commit,
+                "counts": count_labels(labels.images),
+                "unused": count_unused(labels.unused),
             }
-            print(f"{name}: {len(copied.images)} images from {sets[name]['source']}")
-            if copied.skipped:
-                print(summarize_skipped(copied.skipped))
+            print(f"{name}: {len(labels.images)} images from {sets[name]['source']}")
+            for line in [*labels.notes, *summarize_unused(labels.unused)]:
+                print(line)
         record = folder / paths.EXTERNAL_RECORD.name
         write_record(record, selected(config, PARAMS), sets=sets)
     if not sets:

@@ -1,19 +1,24 @@
-"""fetch: copies the dataset to build/raw, and records where it comes from.
+"""fetch: copies the images of the dataset to build/raw, and finds their classes and splits.
 
 Reads a local folder (`dataset.path`) or a git repository (`dataset.url`, `dataset.revision`,
-`dataset.subfolder`). Writes build/raw and build/fetch.json.
+`dataset.subfolder`). Folders or a table (`dataset.table`) say which class and split an image has.
+Writes build/raw, build/labels.csv with one row for each image, build/not_used.csv with everything
+else that was found, and build/fetch.json.
 """
 
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config, Dataset
 from image_classifier.data import sources
-from image_classifier.data.folders import order_classes, summarize_skipped
-from image_classifier.data.manifest import count_images
+from image_classifier.data.folders import count_unused, summarize_unused
+from image_classifier.data.labels import count_labels, write_labels, write_unused
+from image_classifier.data.layout import order_classes
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
-from image_classifier.project.files import whole_folder
+from image_classifier.project.files import whole_file, whole_folder
 from image_classifier.project.records import write_record
 
 PARAMS = [
@@ -21,6 +26,17 @@ PARAMS = [
     "dataset.url",
     "dataset.revision",
     "dataset.subfolder",
+    "dataset.include",
+    "dataset.exclude",
+    "dataset.links_into",
+    "dataset.table",
+    "dataset.path_column",
+    "dataset.label_column",
+    "dataset.split_column",
+    "dataset.group_column",
+    "dataset.source_column",
+    "dataset.classes",
+    "dataset.maximum_unused",
     "dataset.expected_counts",
 ]
 
@@ -29,31 +45,57 @@ def fetch(config: Config) -> None:
     """Copy the dataset to build/raw.
 
     Raises:
-        InputError: the dataset cannot be read, does not consist of class folders, lacks the
-            positive class, or has another number of images than `dataset.expected_counts`.
+        InputError: the dataset cannot be read, its classes are not clear, it lacks the positive
+            class, too many images would not be used, or it has another number of images than
+            `dataset.expected_counts`.
         OSError: a file cannot be read or written. The former dataset is unchanged then.
     """
-    check = partial(order_classes, positive_class=config.dataset.positive_class)
-    with whole_folder(paths.RAW) as folder:
-        copied = sources.copy("dataset", config.dataset, folder, check)
-        counts = count_images(copied.images)
+    check: Callable[[set[str]], object] = partial(
+        order_classes, positive_class=config.dataset.positive_class
+    )
+    if config.dataset.url is not None:
+        check = bool  # split checks it, so that the download is not lost
+    with (
+        whole_file(paths.LABELS) as listed,
+        whole_file(paths.UNUSED) as list_of_unused,
+        whole_folder(paths.RAW) as folder,
+    ):
+        labels, commit = sources.copy("dataset", config.dataset, folder, check)
+        counts = count_labels(labels.images)
         check_counts(config.dataset, counts)
+        write_labels(labels.images, listed)
+        write_unused(labels.unused, list_of_unused)
         source = config.dataset.url or config.dataset.path
         write_record(
             paths.FETCHED,
             selected(config, PARAMS),
             source=source,
-            commit=copied.commit,
+            commit=commit,
             digest=digests.of_folder(folder),
             counts=counts,
-            skipped={item.path: item.reason for item in copied.skipped},
+            notes=labels.notes,
+            unused=count_unused(labels.unused),
         )
-    at = f" at {copied.commit}" if copied.commit else ""
-    print(f"{len(copied.images)} images from {source}{at}")
+    at = f" at {commit}" if commit else ""
+    print(f"{len(labels.images)} images from {source}{at}")
     for split, classes in counts.items():
         print(f"  {split}: " + ", ".join(f"{number} {label}" for label, number in classes.items()))
-    if copied.skipped:
-        print(summarize_skipped(copied.skipped))
+    print_class_sizes(counts)
+    for line in [*labels.notes, *summarize_unused(labels.unused)]:
+        print(line)
+    if labels.unused:
+        print(f"All files that are not used: {paths.UNUSED}")
+
+
+def print_class_sizes(counts: dict[str, dict[str, int]]) -> None:
+    """Say so when one class has at least ten times as many images as another."""
+    totals: Counter[str] = sum((Counter(classes) for classes in counts.values()), Counter())
+    (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
+    if most >= 10 * fewest:
+        print(
+            f"The classes are unequal: {most} {largest}, {fewest} {smallest}. Look at "
+            f"balanced_accuracy, not at accuracy."
+        )
 
 
 def check_counts(dataset: Dataset, counts: dict[str, dict[str, int]]) -> None:

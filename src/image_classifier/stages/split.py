@@ -1,38 +1,44 @@
 """split: assigns every image to training, validation or test.
 
-Reads build/raw. Writes build/split: the manifest with one row for each image, the classes in their
-order, the skipped files with reasons, and the duplicates. A dataset with train/ and test/ keeps
-them; validation is taken from training unless the dataset has it. Duplicates of an image, and
-images of one patient or group, are never in two splits.
+Reads build/raw and build/labels.csv. Writes build/split: the manifest with one row for each image,
+the classes in their order, the skipped files with reasons, the duplicates and the contradictions.
+The splits that a dataset has are kept; the others are drawn from training. Duplicates of an image,
+and images of one patient or group, are never in two splits.
 """
 
 import csv
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
 from image_classifier.config.compose import selected
-from image_classifier.config.schema import Config
-from image_classifier.data.folders import (
-    SPLITS,
-    FoundImage,
-    SplitName,
-    find_images,
-    order_classes,
-)
-from image_classifier.data.images import UnreadableImage
+from image_classifier.config.schema import Config, Dataset
+from image_classifier.data.folders import LabelledImage
+from image_classifier.data.images import Pixels, UnreadableImage, decode
+from image_classifier.data.labels import read_labels
+from image_classifier.data.layout import SPLITS, SplitName, order_classes
 from image_classifier.data.leaks import (
     ScannedImage,
+    contradictions_message,
+    find_contradictions,
     find_leaks,
     leaks_message,
-    refuse_contradictions,
+    write_contradictions,
     write_pairs,
 )
 from image_classifier.data.manifest import ImageRow, count_images, write_manifest
-from image_classifier.data.near_duplicates import component_ids, find_pairs, fingerprint
-from image_classifier.data.splitting import assign, check_every_class_in_every_split, first_match
+from image_classifier.data.near_duplicates import CLOSE, component_ids, find_pairs, fingerprint
+from image_classifier.data.splitting import (
+    Item,
+    assign,
+    assign_folds,
+    check_every_class_in_every_split,
+    first_match,
+)
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import whole_file, with_filename
@@ -45,44 +51,66 @@ def split(config: Config) -> None:
     """Write the manifest.
 
     Raises:
-        InputError: the positive class is not one of the classes, an image is in two classes, a
-            class has too few images, more than `split.maximum_unreadable` of the files cannot be
-            read, or images leak and `split.leaks` is `stop`.
+        InputError: the positive class is not one of the classes, an image is in two classes and
+            `split.contradictions` is `stop`, a pattern matches no path, a class has too few
+            images, more than `split.maximum_unreadable` of the files cannot be read, or images
+            leak and `split.leaks` is `stop`.
         OSError: a file cannot be read or written.
     """
-    found, _ = find_images(paths.RAW)
+    found = read_labels(paths.LABELS, "fetch")
     classes = order_classes({image.label for image in found}, config.dataset.positive_class)
-    images, skipped = scan(found, config.dataset.group_pattern)
+    remarks = check_patterns(found, config.dataset)
+    images, skipped = scan(found, config.dataset)
     check_readable(skipped, len(found), config.split.maximum_unreadable)
+    remarks += remark_on_masks(images)
 
-    pairs = find_pairs(
+    close_view = lru_cache(maxsize=1000)(partial(view_closely, images))
+    pairs, scenes = find_pairs(
         [image.fingerprint.sha256 for image in images],
         [image.fingerprint.perceptual_hash for image in images],
         [image.group for image in images],
         config.split.duplicate_distance,
+        close_view,
     )
-    refuse_contradictions(images, pairs)
+    contradicting, in_one_place = find_contradictions(images, pairs, close_view)
+    remarks += remark_on_scenes(images, scenes, in_one_place)
+    with whole_file(paths.CONTRADICTIONS) as listed:
+        write_contradictions(images, contradicting, listed)
+    if contradicting and config.split.contradictions == "stop":
+        raise InputError(contradictions_message(images, contradicting, "stop"))
+
     components = component_ids(pairs, len(images)).tolist()
-    leaking = find_leaks(images, pairs, components)
-    with whole_file(paths.DUPLICATES) as partial:
-        write_pairs(images, pairs, leaking, partial)
+    certain = [index for index in range(len(images)) if index not in contradicting]
+    leaking = find_leaks(images, pairs, components, certain)
+    with whole_file(paths.DUPLICATES) as listed:
+        write_pairs(images, pairs, leaking, listed)
     if leaking and config.split.leaks == "stop":
         raise InputError(leaks_message(images, leaking, "stop"))
-    skipped += [(images[index].path, reason) for index, reason in leaking.items()]
+    skipped += [(images[i].path, reason) for i, reason in (contradicting | leaking).items()]
 
-    kept = [index for index in range(len(images)) if index not in leaking]
-    splits = assign(
-        [images[index].found.label for index in kept],
-        [images[index].found.split for index in kept],
-        [components[index] for index in kept],
-        config.split,
-    )
-    rows = [
-        manifest_row(images[index], name, config.dataset.source_pattern)
-        for index, name in zip(kept, splits, strict=True)
+    kept = [index for index in certain if index not in leaking]
+    items = [
+        Item(
+            images[index].found.label,
+            images[index].found.split,
+            images[index].group,
+            images[index].fingerprint.sha256,
+            images[index].path,
+            components[index],
+        )
+        for index in kept
     ]
+    splits, of_shares = assign(items, config.split)
+    folds = assign_folds(items, splits, config.split)
+    rows = [
+        manifest_row(images[index], name, fold)
+        for index, name, fold in zip(kept, splits, folds, strict=True)
+    ]
+    # by class and name: the same images in other folders have the same order
+    rows.sort(key=lambda row: (row.label, PurePosixPath(row.path).name, row.path))
     counts = count_images(rows)
     check_every_class_in_every_split(counts, classes)
+    remarks += of_shares
 
     kinds = Counter(pair.kind for pair in pairs)
     # neither file replaces the former one before all are written
@@ -97,22 +125,66 @@ def split(config: Config) -> None:
             classes=classes,
             counts=counts,
             skipped=len(skipped),
+            remarks=remarks,
             duplicates={
                 "exact_pairs": kinds["exact duplicate"],
                 "near_pairs": kinds["near duplicate"],
                 "groups": len({image.group for image in images if image.group}),
+                "contradictions_dropped": {
+                    images[i].path: text for i, text in contradicting.items()
+                },
                 "leaking_dropped": {images[index].path: text for index, text in leaking.items()},
             },
         )
     print_counts(counts, classes, kinds)
+    if contradicting:
+        print(contradictions_message(images, contradicting, "drop"))
     if leaking:
         print(leaks_message(images, leaking, "drop"))
+    for remark in remarks:
+        print(remark)
     if skipped:
         print(f"{len(skipped)} files skipped, see {paths.SKIPPED}, e.g. {': '.join(skipped[0])}")
 
 
+def check_patterns(found: Sequence[LabelledImage], dataset: Dataset) -> list[str]:
+    """Return remarks on how many images the patterns for groups and sources match.
+
+    Raises:
+        InputError: a pattern matches no path, or the table has groups or sources, too.
+    """
+    remarks = []
+    for kind, pattern, given in (
+        ("group", dataset.group_pattern, sum(bool(image.group) for image in found)),
+        ("source", dataset.source_pattern, sum(bool(image.source) for image in found)),
+    ):
+        names = [getattr(image, kind) for image in found]
+        if pattern and given:
+            raise InputError(
+                f"The dataset has a {kind} for {given} images already, from its table or folders: "
+                f"set dataset.{kind}_pattern=null, or dataset.{kind}_column=null."
+            )
+        if pattern:
+            names = [first_match(pattern, image.path) for image in found]
+        with_name = sum(map(bool, names))
+        if pattern and not with_name:
+            raise InputError(
+                f"dataset.{kind}_pattern={pattern} matches no path, such as {found[0].path}. A "
+                f"pattern is compared with the whole path; (?:^|/) is the beginning of a name."
+            )
+        if with_name:
+            text = (
+                f"{len(set(filter(None, names)))} {kind}s, for {with_name} of {len(found)} images"
+            )
+            if pattern and with_name < len(found):
+                example = next(i.path for i, name in zip(found, names, strict=True) if not name)
+                text += f"; dataset.{kind}_pattern does not match e.g. {example}"
+            remarks.append(f"{text}.")
+    return remarks
+
+
 def scan(
-    found: Sequence[FoundImage], group_pattern: str | None
+    found: Sequence[LabelledImage], dataset: Dataset
 ) -> tuple[list[ScannedImage], list[tuple[str, str]]]:
     """Read every image; return the readable ones, and path and reason of the others.
 
@@ -122,17 +194,51 @@ def scan(
     images: list[ScannedImage] = []
     skipped: list[tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
-        results = pool.map(fingerprint, [image.path for image in found])
+        results = pool.map(fingerprint, [paths.RAW / image.path for image in found])
         for image, result in tqdm(
             zip(found, results, strict=True), "Inspecting", len(found), disable=None
         ):
-            path = image.path.relative_to(paths.RAW).as_posix()
             if isinstance(result, UnreadableImage):
-                skipped.append((path, str(result)))
+                skipped.append((image.path, str(result)))
             else:
-                group = first_match(group_pattern, image.path.name)
-                images.append(ScannedImage(image, path, group, result))
+                group = image.group or first_match(dataset.group_pattern, image.path)
+                source = image.source or first_match(dataset.source_pattern, image.path)
+                images.append(ScannedImage(image, group, source, result))
     return images, skipped
+
+
+def view_closely(images: Sequence[ScannedImage], index: int) -> Pixels:
+    """Return an image for a closer comparison: uint8 array of shape (CLOSE, CLOSE, 3)."""
+    return decode(paths.RAW / images[index].path, CLOSE, CLOSE, 3)
+
+
+def remark_on_masks(images: Sequence[ScannedImage]) -> list[str]:
+    """Return a remark if a part of the images looks like masks."""
+    two_valued = [image.path for image in images if image.fingerprint.two_valued]
+    if not 0 < len(two_valued) < len(images):
+        return []
+    return [
+        f"{len(two_valued)} of {len(images)} images have almost only two values, as masks have, "
+        f"e.g. {two_valued[0]}. If they are masks, leave them out with dataset.exclude."
+    ]
+
+
+def remark_on_scenes(
+    images: Sequence[ScannedImage], scenes: Sequence[Sequence[int]], in_one_place: int
+) -> list[str]:
+    """Return remarks on images that look alike but are no copies."""
+    remarks = [
+        f"{len(scene)} images show the same scene, such as {images[scene[0]].path}; only those "
+        f"that agree beyond the scene count as duplicates. If some were made together, such as the "
+        f"frames of a video, set dataset.group_pattern."
+        for scene in scenes
+    ]
+    if in_one_place:
+        remarks.append(
+            f"{in_one_place} pairs of similar images are in two classes and differ mainly in one "
+            f"place: they are kept in one split, and count as different images."
+        )
+    return remarks
 
 
 def check_readable(skipped: Sequence[tuple[str, str]], found: int, maximum: float) -> None:
@@ -148,7 +254,7 @@ def check_readable(skipped: Sequence[tuple[str, str]], found: int, maximum: floa
         )
 
 
-def manifest_row(image: ScannedImage, name: SplitName, source_pattern: str | None) -> ImageRow:
+def manifest_row(image: ScannedImage, name: SplitName, fold: int) -> ImageRow:
     """Return the manifest's row of an image."""
     file = image.fingerprint
     return ImageRow(
@@ -158,7 +264,8 @@ def manifest_row(image: ScannedImage, name: SplitName, source_pattern: str | Non
         sha256=file.sha256,
         perceptual_hash=file.perceptual_hash,
         group=image.group,
-        source=first_match(source_pattern, image.path),
+        source=image.source,
+        fold=fold,
         format=file.facts.format,
         mode=file.facts.mode,
         width=file.facts.width,

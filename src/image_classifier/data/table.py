@@ -1,0 +1,347 @@
+"""Reads the classes and splits of images from a table: a CSV or TSV file beside the images."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from image_classifier.config.schema import ImageSource
+from image_classifier.data.folders import (
+    NO_LABEL,
+    NO_ROW,
+    LabelledImage,
+    UnusedFile,
+)
+from image_classifier.data.layout import Labels, split_of
+from image_classifier.errors import InputError
+from image_classifier.project.text import is_printable
+
+ENDINGS = (".csv", ".tsv")
+# names of columns in common use, for a guess
+PATH_NAMES = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
+    "image_id", "imageid", "image_name", "image index", "img", "img_path", "id", "name", "isic_id",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "labels", "class", "class_name", "classname", "category", "target", "diagnosis", "dx",
+    "finding labels", "species", "breed", "label_name", "y",
+)  # fmt: skip
+SPLIT_NAMES = ("split", "set", "subset", "partition", "fold", "dataset", "is_train", "phase")
+GROUP_NAMES = (
+    "group", "patient", "patient_id", "patientid", "patient id", "subject", "subject_id",
+    "lesion_id", "case", "case_id", "person", "person_id", "animal_id", "video", "video_id",
+    "sequence", "location",
+)  # fmt: skip
+SOURCE_NAMES = (
+    "source",
+    "site",
+    "hospital",
+    "institution",
+    "center",
+    "centre",
+    "camera",
+    "scanner",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are used; None where the table has no such column."""
+
+    path: str
+    label: str | tuple[str, ...]
+    split: str | None = None
+    group: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's header and rows, as text; `name` is its path in the dataset."""
+
+    name: str
+    header: list[str]
+    rows: list[dict[str, str]]
+
+
+def labels_from_table(folder: Path, images: Sequence[str], source: ImageSource) -> Labels:
+    """Return the class of every image that has a row in `source.table`.
+
+    Rows without a file, rows that repeat another one, and images without a row are counted. An
+    image with two different labels is in the result twice: `split` treats it as a contradiction.
+
+    Args:
+        folder: The dataset's folder.
+        images: Paths relative to `folder`, with slashes.
+        source: The settings of the table and its columns.
+
+    Raises:
+        InputError: the table cannot be read, lacks a column, or no row names an image.
+    """
+    table = read_table(folder, str(source.table))
+    columns = chosen_columns(table, source)
+    finder = Finder(images, str(PurePosixPath(table.name).parent))
+    labels = Labels()
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    seen: set[LabelledImage] = set()
+    with_row: set[str] = set()
+    for row in table.rows:
+        name = row[columns.path].strip()
+        found = finder.find(name)
+        if len(found) != 1:
+            problem = "rows name no image" if not found else "rows name several images"
+            counts[problem] += 1
+            examples.setdefault(problem, name)
+            continue
+        path = found[0]
+        with_row.add(path)
+        label = label_of(row, columns.label, table.name)
+        if not label:
+            labels.unused.append(UnusedFile(path, NO_LABEL))
+            continue
+        image = LabelledImage(
+            path,
+            label,
+            split_in(row, columns.split, table.name),
+            row[columns.group].strip() if columns.group else "",
+            row[columns.source].strip() if columns.source else "",
+        )
+        if image in seen:
+            counts["rows repeat another row"] += 1
+            examples.setdefault("rows repeat another row", name)
+            continue
+        seen.add(image)
+        labels.images.append(image)
+    labels.unused += [UnusedFile(path, NO_ROW) for path in images if path not in with_row]
+    labels.images.sort(key=lambda image: (image.path, image.label))
+    if not labels.images:
+        raise InputError(no_match_message(table, columns, images))
+    details = [f"{number} {what} (e.g. {examples[what]})" for what, number in counts.items()]
+    labels.notes.append(
+        f"{table.name}: {len(table.rows)} rows" + "".join(f", {text}" for text in details) + "."
+    )
+    several = [image.label for image in labels.images if "|" in image.label]
+    if several:
+        labels.notes.append(
+            f"{len(several)} rows of {table.name} have several labels, e.g. {several[0]}: each "
+            f"combination is a class of its own. dataset.classes can leave them out."
+        )
+    return labels
+
+
+def read_table(folder: Path, name: str) -> Table:
+    """Read a table.
+
+    Args:
+        folder: The dataset's folder.
+        name: Path of the table, relative to `folder`; the ending .tsv means tabs.
+
+    Raises:
+        InputError: there is no such file, it is not UTF-8, or a row has too few or many values.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        tables = find_tables(folder)
+        found = f" The folder has {', '.join(tables)}." if tables else ""
+        raise InputError(
+            f"dataset.table={name}: no such file in {folder}. Give its path relative to this "
+            f"folder.{found}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not in UTF-8: save it as CSV in UTF-8.") from None
+    lines = text.splitlines(keepends=True)
+    first = lines[0] if lines else ""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    rows = list(csv.reader(lines, delimiter=delimiter))
+    header = [column.strip() for column in rows[0]] if rows else []
+    if len(header) < 2 or len(set(header)) < len(header):
+        raise InputError(f"{path}: the first line must have two or more different column names.")
+    result = []
+    for number, row in enumerate(rows[1:], 2):
+        if not any(row):
+            continue
+        if len(row) != len(header):
+            raise InputError(
+                f"{path}: row {number} has {len(row)} values, the header has {len(header)} columns."
+            )
+        result.append(dict(zip(header, row, strict=True)))
+    return Table(name, header, result)
+
+
+def find_tables(folder: Path) -> list[str]:
+    """Return the CSV and TSV files in a folder and its subfolders, two levels deep, sorted."""
+    found = [
+        path.relative_to(folder).as_posix()
+        for pattern in ("*", "*/*")
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
+    ]
+    return sorted(found)
+
+
+def chosen_columns(table: Table, source: ImageSource) -> Columns:
+    """Return the columns that the settings name; split, group and source only where present.
+
+    Raises:
+        InputError: the table lacks a column that the settings name.
+    """
+    label = source.label_column
+    labels = label if isinstance(label, list) else [label]
+    needed = {"path_column": [source.path_column], "label_column": labels}
+    for setting, names in needed.items():
+        if missing := [name for name in names if name not in table.header]:
+            raise InputError(
+                f"{table.name} has no column {', '.join(missing)}. It has "
+                f"{', '.join(table.header)}: set dataset.{setting}."
+            )
+    optional: dict[str, str | None] = {}
+    for kind in ("split", "group", "source"):
+        name = getattr(source, f"{kind}_column")
+        if name is not None and name not in table.header:
+            if name != kind:  # not the default
+                raise InputError(
+                    f"{table.name} has no column {name}. It has {', '.join(table.header)}: set "
+                    f"dataset.{kind}_column, or null for none."
+                )
+            name = None
+        optional[kind] = name
+    return Columns(
+        source.path_column, tuple(label) if isinstance(label, list) else label, **optional
+    )
+
+
+def guess_columns(table: Table, images: Sequence[str]) -> Columns | None:
+    """Return the columns of a table that look like paths, labels and so on; None if none do.
+
+    The column of paths is the one whose values name the most images. The column of labels has a
+    usual name, or is the only other one with few different values; or several columns of 0 and 1
+    are one column for each class.
+    """
+    finder = Finder(images, str(PurePosixPath(table.name).parent))
+    sample = table.rows[:: max(1, len(table.rows) // 200)][:200]
+    hits = {
+        column: sum(len(finder.find(row[column].strip())) == 1 for row in sample)
+        for column in table.header
+    }
+    path = max(table.header, key=lambda column: hits[column])
+    if not sample or hits[path] < len(sample) / 2:
+        return None
+    others = [column for column in table.header if column != path]
+    values = {column: {row[column].strip() for row in table.rows} for column in others}
+
+    def named(names: Sequence[str]) -> str | None:
+        return next((c for name in names for c in others if c.lower() == name), None)
+
+    split = named(SPLIT_NAMES)
+    if split and not all(split_of(value) for value in values[split]):
+        split = None
+    group, source = named(GROUP_NAMES), named(SOURCE_NAMES)
+    label: str | tuple[str, ...] | None = named(LABEL_NAMES)
+    if label is None:
+        binary = [c for c in others if values[c] <= {"0", "1", "0.0", "1.0"} and len(values[c]) > 1]
+        if len(binary) >= 2:
+            label = tuple(binary)
+        else:
+            few = [
+                c
+                for c in others
+                if c not in (split, group, source)
+                and 2 <= len(values[c]) <= max(2, len(table.rows) // 5)
+            ]
+            label = few[0] if len(few) == 1 else None
+    return Columns(path, label, split, group, source) if label else None
+
+
+def label_of(row: dict[str, str], column: str | tuple[str, ...], table: str) -> str:
+    """Return the label of a row; with one column for each class, the one that is 1.
+
+    Raises:
+        InputError: a label is not printable, or several of the columns are 1.
+    """
+    if isinstance(column, str):
+        label = row[column].strip()
+        if not is_printable(label):
+            raise InputError(f"{table}: the label {label!r} contains control characters.")
+        return label
+    chosen = [name for name in column if row[name].strip() in ("1", "1.0", "true", "True")]
+    if len(chosen) > 1:
+        raise InputError(
+            f"{table}: a row has the labels {' and '.join(chosen)}; each image must have one."
+        )
+    return chosen[0] if chosen else ""
+
+
+def split_in(row: dict[str, str], column: str | None, table: str) -> str:
+    """Return the split of a row.
+
+    Raises:
+        InputError: the value stands for no split.
+    """
+    if column is None:
+        return ""
+    split = split_of(row[column])
+    if split is None:
+        raise InputError(
+            f"{table}: the column {column} has the value {row[column]!r}; use train, validation "
+            f"or test, or set dataset.split_column=null to draw the splits."
+        )
+    return split
+
+
+def no_match_message(table: Table, columns: Columns, images: Sequence[str]) -> str:
+    """Return the message for a table none of whose rows names an image."""
+    example = table.rows[0][columns.path] if table.rows else "nothing"
+    image = f"such as {images[0]}" if images else "but none was found"
+    return (
+        f"No row of {table.name} names an image: the column {columns.path} has {example}, the "
+        f"images have paths {image}. Set dataset.path_column to the right column."
+    )
+
+
+class Finder:
+    """Finds the image that a table's text names: by path, name, or either without its ending."""
+
+    def __init__(self, images: Sequence[str], table_folder: str) -> None:
+        """Index the images.
+
+        Args:
+            images: Paths relative to the dataset's folder.
+            table_folder: The folder of the table, to which its paths may be relative.
+        """
+        self.folder = "" if table_folder == "." else f"{table_folder}/"
+        self.by_path: dict[str, list[str]] = {}
+        self.by_name: dict[str, list[str]] = {}
+        for image in images:
+            pure = PurePosixPath(image)
+            self.by_path.setdefault(image, []).append(image)
+            self.by_name.setdefault(pure.name, []).append(image)
+            if pure.suffix:
+                self.by_path.setdefault(str(pure.with_suffix("")), []).append(image)
+                self.by_name.setdefault(pure.stem, []).append(image)
+
+    def find(self, text: str) -> list[str]:
+        """Return the images that a text may mean; one, if it is clear."""
+        path = text.replace("\\", "/").removeprefix("./")
+        for candidate in (path, self.folder + path):
+            if found := self.by_path.get(candidate):
+                return found
+        name = path.rsplit("/", 1)[-1]
+        found = self.by_name.get(name) or self.by_name.get(name.rsplit(".", 1)[0]) or []
+        if len(found) > 1 and "/" in path:
+            # several folders have a file of this name: the longest common end of the paths decides
+            ends = [_common_end(image, path) for image in found]
+            found = [image for image, n in zip(found, ends, strict=True) if n == max(ends)]
+        return found
+
+
+def _common_end(first: str, second: str) -> int:
+    count = 0
+    for a, b in zip(reversed(first.split("/")), reversed(second.split("/")), strict=False):
+        if a.rsplit(".", 1)[0] != b.rsplit(".", 1)[0]:
+            break
+        count += 1
+    return count
