@@ -175,7 +175,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     splits = ["train"] * 21 + ["validation"] * 5 + ["test"] * 4
     return PreparedDataset(
         rows=[
-            ImageRow(f"{i}.png", "a", name, str(i), "0" * 144, "", "", "PNG", "RGB", 24, 20, 1000)
+            ImageRow(
+                f"{i}.png", "a", name, str(i), "0" * 144, "", "", -1, "PNG", "RGB", 24, 20, 1000
+            )
             for i, name in enumerate(splits)
         ],
         images_file=file,

@@ -32,6 +32,7 @@ def test_every_choice_of_a_group_composes(group: str):
         needed = {
             "git": ["dataset.name=pets", "dataset.url=https://example.com/pets.git"],
             "folder": ["dataset.name=pets", "dataset.path=/pets"],
+            "base": ["dataset.name=pets", "dataset.path=/pets"],
         }.get(path.stem, [])
         compose.config_of(f"{group}={path.stem}", *needed)
 

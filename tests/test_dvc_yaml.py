@@ -38,11 +38,11 @@ EXEMPT_OF_STAGE = {
     "split": {"config.git_address": "checks an address that this stage does not use"},
     "prepare": {
         "config.git_address": "checks an address that this stage does not use",
-        "data.folders": "imported for the names of the splits",
+        "data.labels": "imported for the names of the splits",
     },
     "train": {
         "config.git_address": "checks an address that this stage does not use",
-        "data.folders": "imported for the names of the splits",
+        "data.labels": "imported for the names of the splits",
         "data.images": "build/prepare has the pixels; the model stores the decoder's version",
         "data.manifest": "reads build/split",
         "tracking.epoch_logger": "what MLflow's pages show",
@@ -60,7 +60,7 @@ EXEMPT_OF_STAGE = {
     "promote": {
         "config.git_address": "checks an address that this stage does not use",
         "data.dataset": "imported for its type",
-        "data.folders": "imported for the names of the splits",
+        "data.labels": "imported for the names of the splits",
         "evaluation.metrics": "imported by the bootstrap, for intervals that are not used here",
         "serving.prediction": "imported by what stores a model, which this stage does not",
         "serving.pyfunc_model": "imported by what stores a model, which this stage does not",
@@ -191,9 +191,12 @@ sys.exit(code)
 def traced(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """For each stage, run alone: the settings it read, the files it read, the files it wrote."""
     copy = copy_of(project, tmp_path_factory.mktemp("traced") / "project")
-    # fetch reads other settings for a repository
+    # fetch reads other settings for a repository, and for a table
     folder = tmp_path_factory.mktemp("repository")
     shutil.copytree(copy.folder / "data", folder / "data")
+    images = sorted((folder / "data").rglob("*.jpg"))
+    lines = [f"{path.relative_to(folder / 'data')},{path.parent.name}" for path in images]
+    (folder / "data" / "labels.csv").write_text("\n".join(["path,label", *lines]))
     repository = Project(folder)
     repository.run("git", "init", "--quiet")
     repository.commit()
@@ -201,6 +204,7 @@ def traced(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     url = f"path: null\n  url: {folder}"
     changed = params.replace("path: data\n  url: null", url, 1)
     changed = changed.replace("subfolder: null", "subfolder: data", 1)
+    changed = changed.replace("table: null", "table: labels.csv", 1)
     (copy.folder / "params.yaml").write_text(changed)
     of_repository = run_traced(copy, "fetch")
     (copy.folder / "params.yaml").write_text(params)

@@ -98,7 +98,7 @@ def test_hidden_files_and_links_out_of_the_folder_are_not_copied(
         (folder / label / ".DS_Store").write_bytes(b"")
     (folder / "cat" / "2.jpg").symlink_to(secret)
     pets = ["dataset=folder", "dataset.name=pets", "dataset.positive_class=cat"]
-    fetch(settings(*pets, f"dataset.path={folder}"))
+    fetch(settings(*pets, f"dataset.path={folder}", "dataset.maximum_unused=0.5"))
     copied = {p.relative_to(paths.RAW).as_posix() for p in paths.RAW.rglob("*") if p.is_file()}
     assert copied == {"cat/1.jpg", "dog/1.jpg"}
 

@@ -36,7 +36,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
     file = tmp_path_factory.mktemp("phantoms") / "images.npy"
     np.save(file, np.stack(images))
     rows = [
-        ImageRow(f"{i}.png", str(x), "train", str(i), "0" * 144, "", "", "PNG", "L", SIDE, SIDE, 1)
+        ImageRow(
+            f"{i}.png", str(x), "train", str(i), "0" * 144, "", "", -1, "PNG", "L", SIDE, SIDE, 1
+        )
         for i, x in enumerate(labels)
     ]
     dataset = PreparedDataset(rows, file, np.array(labels), ["0", "1"], "", {})

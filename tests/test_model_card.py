@@ -40,7 +40,7 @@ def test_a_suspected_shortcut_is_reported_with_its_leading_feature(report: dict)
 
 def test_the_metrics_of_a_source_are_those_of_its_images(dataset: PreparedDataset):
     rows = [
-        ImageRow(f"{i}.png", "a", "test", str(i), "0" * 144, "", source, "PNG", "RGB", 8, 8, 9)
+        ImageRow(f"{i}.png", "a", "test", str(i), "0" * 144, "", source, -1, "PNG", "RGB", 8, 8, 9)
         for i, source in enumerate(["north", "north", "south", ""])
     ]
     labels, predicted = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 0])

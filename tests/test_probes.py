@@ -22,7 +22,7 @@ def plain(tmp_path: Path) -> PreparedDataset:
     labels = generator.integers(0, 2, NUMBER)
     splits = ["train"] * 160 + ["test"] * 80
     rows = [
-        ImageRow(f"{i}.png", str(label), split, str(i), "0" * 144, "", "", "PNG", "RGB",
+        ImageRow(f"{i}.png", str(label), split, str(i), "0" * 144, "", "", -1, "PNG", "RGB",
                  int(generator.integers(300, 400)), 300, int(generator.integers(9000, 9999)))
         for i, (label, split) in enumerate(zip(labels, splits, strict=True))
     ]  # fmt: skip

@@ -47,7 +47,7 @@ def registry(
 
 
 def row(path: str, label: str, split: str) -> ImageRow:
-    return ImageRow(path, label, split, path, "0" * 144, "", "", "PNG", "RGB", 8, 8, 100)
+    return ImageRow(path, label, split, path, "0" * 144, "", "", -1, "PNG", "RGB", 8, 8, 100)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ STAGES = {
     "promote": "make the registered version champion, or say why not",
 }
 COMMANDS = {
+    "dataset": "look at your images, and write the settings for them",
     "train": "train one model, or many with --multirun",
     "predict": "classify image files",
     "serve": "classify images over HTTP",

@@ -22,6 +22,7 @@ import tensorflow as tf
 from image_classifier.data import images
 from image_classifier.data.images import Pixels, UnreadableImage
 from image_classifier.project import digests
+from image_classifier.project.files import new_file
 
 WEIGHTS = "model.keras"
 METADATA_FILE = "classifier.json"
@@ -159,7 +160,7 @@ def write_metadata(folder: Path, metadata: Metadata) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     digest = digests.of_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else ""
     metadata = replace(metadata, weights_sha256=digest)
-    (folder / METADATA_FILE).write_text(json.dumps(asdict(metadata), indent=2) + "\n")
+    new_file(folder / METADATA_FILE).write_text(json.dumps(asdict(metadata), indent=2) + "\n")
 
 
 def read_metadata(folder: Path) -> Metadata:

@@ -27,6 +27,8 @@ def base() -> dict[str, Any]:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["external"] = {"north": {"path": "north"}}
     values["dataset"]["expected_counts"] = {"train": 1, "test": 1}
+    values["dataset"]["classes"] = {"train": "train"}
+    values["external"]["north"] |= {"classes": {"train": "train"}, "exclude": []}
     return values
 
 
@@ -152,7 +154,8 @@ def test_every_number_has_bounds_and_is_refused_outside_them(model: str, key: Ke
 
 def test_a_misspelled_key_is_refused_with_the_nearest_valid_key():
     for model, key in CASES:
-        if key.place[-1] == 0 or key.place[0] == "external" or "expected_counts" in key.place:
+        own = {"external", "expected_counts", "classes"}
+        if key.place[-1] == 0 or (own & set(key.place[:-1])):
             continue  # it has no name, or a name that the user chose
         misspelled = (*key.place[:-1], f"{key.place[-1]}x")
         with pytest.raises(InputError, match=rf"{key.name}x: no such key.*Did you mean {key.name}"):

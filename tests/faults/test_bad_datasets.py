@@ -1,5 +1,6 @@
 """Invalid datasets: a stage fails, names what is wrong, and leaves the last outputs unchanged."""
 
+import csv
 import json
 import os
 import shutil
@@ -78,7 +79,11 @@ def test_links_pipes_and_sockets_are_skipped_with_a_reason(
     os.mkfifo(cat / "pipe.png")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(cat / "socket.png"))
-        fetch(pets())
+        with pytest.raises(
+            InputError, match=r"10 of 31 images would not be used.*(?s:.*)links_into"
+        ):
+            fetch(pets())
+        fetch(pets("dataset.maximum_unused=0.4"))
     assert fetched() == {f"{c}/{i:02}.png" for c in ("cat", "dog") for i in range(10)} | {
         "cat/in.png"
     }
@@ -96,10 +101,14 @@ def test_links_pipes_and_sockets_are_skipped_with_a_reason(
         "cat/pipe.png": "not a file, but a pipe, socket or device",
         "cat/socket.png": "not a file, but a pipe, socket or device",
     }
-    assert json.loads(paths.FETCHED.read_text())["skipped"] == expected
+    with paths.UNUSED.open(newline="") as file:
+        assert {row["path"]: row["reason"] for row in csv.DictReader(file)} == expected
+    assert json.loads(paths.FETCHED.read_text())["unused"] == {
+        "link that is not followed": 8,
+        "pipe, socket or device": 2,
+    }
     output = capsys.readouterr().out
-    assert "10 skipped: " in output
-    assert all(f"{path} ({reason})" in output for path, reason in expected.items())
+    assert "8 not used, link that is not followed: cat/\\\\xe9\\n.png" in output
 
 
 @pytest.mark.parametrize(
@@ -116,17 +125,15 @@ def test_an_unprintable_file_name_is_refused(folder: Path, name: bytes, shown: s
 def test_an_empty_class_folder_is_refused(folder: Path):
     (folder / "eel").mkdir()
     (folder / "eel" / ".gitkeep").touch()
-    with pytest.raises(InputError, match=r"pets/eel: this class folder has no images.*remove"):
+    with pytest.raises(InputError, match=r"eel: this class folder has no images.*remove"):
         fetch(pets())
     assert not list(paths.BUILD.glob("*"))
 
 
-def test_an_empty_class_folder_is_reported_with_the_skipped_files(folder: Path):
+def test_a_class_folder_of_links_only_is_refused(folder: Path):
     (folder / "eel").mkdir()
     (folder / "eel" / "1.png").symlink_to("/etc/hostname")
-    with pytest.raises(
-        InputError, match=r"pets/eel: .*eel/1.png \(a link to outside the dataset\)"
-    ):
+    with pytest.raises(InputError, match=r"eel: this class folder has .*only links.*links_into"):
         fetch(pets())
 
 
@@ -147,7 +154,7 @@ def test_three_images_are_too_few_to_split(empty_project: Path):
     draw(Path("pets/cat"), 1, 1)
     draw(Path("pets/dog"), 2, 2)
     fetch(pets())
-    with pytest.raises(InputError, match="too few images to draw"):
+    with pytest.raises(InputError, match="Every split needs images of every class"):
         split(pets())
 
 
@@ -223,7 +230,12 @@ def test_fetch_names_an_unreadable_path_and_keeps_the_last_dataset(world: Path):
         (world / "pets" / unreadable).chmod(0o755)
         assert len(list((world / paths.RAW).rglob("*.png"))) == 8
         assert (world / paths.FETCHED).read_bytes() == record
-        assert {path.name for path in (world / "build").iterdir()} == {"raw", "fetch.json"}
+        assert {path.name for path in (world / "build").iterdir()} == {
+            "raw",
+            "labels.csv",
+            "not_used.csv",
+            "fetch.json",
+        }
 
 
 def test_split_and_prepare_name_an_image_without_read_permission(world: Path):

@@ -20,18 +20,31 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: the pipeline has not run.
     """
     config = load()
-    files = (paths.FETCHED, paths.EVALUATE / paths.METRICS, paths.TRAIN / paths.RUN, paths.DECISION)
+    files = (
+        paths.FETCHED,
+        paths.SPLIT,
+        paths.EVALUATE / paths.METRICS,
+        paths.TRAIN / paths.RUN,
+        paths.DECISION,
+    )
     if missing := [str(path) for path in files if not path.is_file()]:
         raise InputError(f"{', '.join(missing)} not found: run `dvc repro`.")
-    fetched, metrics, trained, decision = (json.loads(path.read_text()) for path in files)
+    fetched, split, metrics, trained, decision = (json.loads(path.read_text()) for path in files)
 
     uri = f"models:/{decision['name']}/{decision['version']}"
     print(f"\nDataset     {config.dataset.name} from {fetched['source']}")
     if config.dataset.note:
         print(f"            {config.dataset.note}")
+    unused = [f"{number} {kind}" for kind, number in fetched["unused"].items()]
+    if split["skipped"]:
+        unused.append(f"{split['skipped']} skipped, see {paths.SKIPPED}")
+    if unused:
+        print(wrapped("Not used    ", "; ".join(unused)))
+    for remark in split["remarks"]:
+        print(wrapped("            ", remark))
     print(f"Model       {config.model.name}")
     test = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    print(textwrap.fill(test, 88, initial_indent="Test        ", subsequent_indent=" " * 12))
+    print(wrapped("Test        ", test))
     print(f"MLflow run  {trained['run_id']}")
     print(f"Registered  {uri}")
     if decision["champion"]:
@@ -51,3 +64,8 @@ Predict     image-classifier predict {paths.RAW} --model {uri}""")
             f"`make params` writes the defaults again."
         )
     return 0
+
+
+def wrapped(title: str, text: str) -> str:
+    """Return a text as lines of 88 characters, with a title of 12 before the first."""
+    return textwrap.fill(text, 88, initial_indent=title, subsequent_indent=" " * 12)

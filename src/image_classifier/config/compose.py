@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -10,8 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from image_classifier.config.messages import explain_validation
-from image_classifier.config.schema import Config
+from image_classifier.config.schema import Config, Section
 from image_classifier.errors import InputError
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 CONF = Path(__file__).parents[3] / "conf"
 PARAMS = Path("params.yaml")
@@ -87,6 +89,18 @@ def validate(values: Mapping[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise InputError(explain_validation(error)) from None
+
+
+def validate_section(kind: type[SectionType], name: str, values: Mapping[str, Any]) -> SectionType:
+    """Return the plain values of one section as typed settings.
+
+    Raises:
+        InputError: see `validate`.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain_validation(error, f"{name}.")) from None
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -26,9 +26,9 @@ def explain_composition(error: Exception) -> str:
     return text.splitlines()[0] + did_you_mean(unknown[1].lstrip("+~"))
 
 
-def explain_validation(error: ValidationError) -> str:
-    """Return one line for each wrong setting."""
-    lines = [_explain(problem) for problem in error.errors()]
+def explain_validation(error: ValidationError, prefix: str = "") -> str:
+    """Return one line for each wrong setting; `prefix` is the section, if the error lacks it."""
+    lines = [prefix + _explain(problem) for problem in error.errors()]
     return "The configuration is not valid:\n  " + "\n  ".join(lines)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from image_classifier.config.compose import flatten
 from image_classifier.config.schema import Config
 from image_classifier.data.images import Pixels
-from image_classifier.data.layout import SplitName
+from image_classifier.data.labels import SplitName
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import paths

@@ -4,8 +4,7 @@
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +12,7 @@ from pathspec import GitIgnoreSpec
 from PIL import Image
 
 from image_classifier.data.images import FORMATS, UnreadableImage, has_few_colours
+from image_classifier.data.labels import UnusedFile
 from image_classifier.errors import InputError
 from image_classifier.project.files import read_bytes
 from image_classifier.project.text import is_printable, printable
@@ -47,34 +47,6 @@ IMAGE_ENDINGS = {
 } | {".mpo", ".jpe", ".jfif"}
 
 
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image and what its folder or table says about it.
-
-    Attributes:
-        path: Relative to the dataset's folder, with slashes.
-        label: The name of its class.
-        split: train, validation or test; empty when the dataset does not say.
-        group: The patient or other group, or empty.
-        source: The hospital, camera or other source, or empty.
-    """
-
-    path: str
-    label: str
-    split: str = ""
-    group: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class UnusedFile:
-    """A file or folder that is not used: its path in the dataset, its kind, and details."""
-
-    path: str
-    kind: str
-    reason: str = ""
-
-
 @dataclass
 class Listing:
     """The content of a dataset's folder.
@@ -82,7 +54,7 @@ class Listing:
     Attributes:
         images: Paths of the images, relative to the folder, with slashes, sorted.
         unused: Everything else.
-        empty_folders: Folders without any file.
+        empty_folders: Folders in which nothing can be used.
     """
 
     images: list[str] = field(default_factory=list)
@@ -167,27 +139,6 @@ def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str
     return masks
 
 
-def summarize_unused(unused: Iterable[UnusedFile], at_most: int = 3) -> list[str]:
-    """Return a line for each kind of unused files: their number, and the names of the first."""
-    kinds: dict[str, list[UnusedFile]] = {}
-    for item in unused:
-        kinds.setdefault(item.kind, []).append(item)
-    lines = []
-    for kind, items in sorted(kinds.items()):
-        names = [
-            f"{item.path} ({item.reason})" if item.reason else item.path
-            for item in sorted(items, key=lambda item: item.path)[:at_most]
-        ]
-        more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
-        lines.append(f"{len(items)} not used, {kind}: {', '.join(names)}{more}")
-    return lines
-
-
-def count_unused(unused: Iterable[UnusedFile]) -> dict[str, int]:
-    """Return the number of unused files of each kind."""
-    return dict(sorted(Counter(item.kind for item in unused).items()))
-
-
 def looks_like_mask(path: Path) -> bool:
     """Return whether the image in a file has few colours; False when it cannot be decoded."""
     try:
@@ -218,12 +169,11 @@ def _walk(
     followed: set[Path] = set()  # the targets of links to folders: a circle of links must end
     while stack:
         parent = stack.pop()
-        paths = sorted(parent.iterdir())
-        if all(is_ignored(path.name) for path in paths):
-            listing.empty_folders.append(parent.relative_to(folder).as_posix())
-        for path in paths:
+        empty = True
+        for path in sorted(parent.iterdir()):
             linked = path.is_symlink()
             reason = _wrong_link(path, folder, links_into) if linked else ""
+            empty &= is_ignored(path.name) or bool(reason)
             if is_ignored(path.name):
                 yield path, (SYSTEM, "")
             elif reason:
@@ -239,6 +189,8 @@ def _walk(
                 yield path, (SPECIAL, "not a file, but a pipe, socket or device")
             else:
                 yield path, None
+        if empty:
+            listing.empty_folders.append(parent.relative_to(folder).as_posix())
 
 
 def _wrong_link(path: Path, root: Path, links_into: str | None) -> str:

@@ -1,117 +1,59 @@
-"""Which images of a dataset are used, with their classes and splits; and what is not used."""
+"""What is known about the images of a dataset: their classes and splits, and what is not used."""
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
-from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import (
-    EXPECTED,
-    LINK,
-    LabelledImage,
-    UnusedFile,
-    list_files,
-    summarize_unused,
-)
-from image_classifier.data.layout import Labels, choose_classes, labels_from_folders
-from image_classifier.data.table import find_tables, labels_from_table
 from image_classifier.errors import InputError
 
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
-def find_labels(key: str, folder: Path, source: ImageSource, minimum_classes: int = 2) -> Labels:
-    """Return the images in a folder with their classes and splits, and what is not used.
 
-    Args:
-        key: The name of the setting `source`, for messages.
-        folder: The dataset's folder.
-        source: The settings.
-        minimum_classes: How many classes there must be.
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and what its folder or table says about it.
 
-    Raises:
-        InputError: there are too few classes, too many images would not be used, the folders or
-            the table are not clear, or a split has a class that training lacks.
-        OSError: a folder or file cannot be read.
+    Attributes:
+        path: Relative to the dataset's folder, with slashes.
+        label: The name of its class.
+        split: train, validation or test; empty when the dataset does not say.
+        group: The patient or other group, or empty.
+        source: The hospital, camera or other source, or empty.
     """
-    listing = list_files(folder, source.include, source.exclude, source.links_into)
-    if source.table is not None:
-        labels = labels_from_table(folder, listing.images, source)
-        used_table = [item for item in listing.unused if item.path != source.table]
-    else:
-        labels = labels_from_folders(listing.images, source.classes, listing.empty_folders)
-        used_table = listing.unused
-    labels.unused = [*used_table, *labels.unused]
-    labels = choose_classes(labels, source.classes)
-    check_classes(folder, labels, minimum_classes, source)
-    check_unused(key, labels, source.maximum_unused)
-    return labels
+
+    path: str
+    label: str
+    split: str = ""
+    group: str = ""
+    source: str = ""
 
 
-def check_classes(folder: Path, labels: Labels, minimum_classes: int, source: ImageSource) -> None:
-    """Check that there are enough classes, and that training has all of them.
+@dataclass(frozen=True)
+class UnusedFile:
+    """A file or folder that is not used: its path in the dataset, its kind, and details."""
 
-    Raises:
-        InputError: there are not; the text names what was found, and what helps.
+    path: str
+    kind: str
+    reason: str = ""
+
+
+@dataclass
+class Labels:
+    """The images of a dataset with their classes, what is not used, and what was decided.
+
+    Attributes:
+        images: The images that are used.
+        unused: The files that are not used.
+        notes: Sentences about what was guessed or found.
     """
-    classes = {image.label for image in labels.images if image.split in ("", "train")}
-    if len(classes) < minimum_classes:
-        wanted = "each of two or more classes" if minimum_classes > 1 else "each class"
-        parts = [", ".join(sorted(classes)) or "no class folders"]
-        parts += summarize_unused(labels.unused)
-        hint = f" {table_hint(folder)}" if source.table is None else ""
-        raise InputError(
-            f"{folder}: expected a folder of images for {wanted}, or train/ and test/ with such "
-            f"folders in them; found {'; '.join(parts)}.{hint} `image-classifier dataset "
-            f"{folder}` shows what the folder contains, and writes the settings for it."
-        )
-    if unknown := {image.label for image in labels.images} - classes:
-        raise InputError(
-            f"{folder}: test or validation has classes that training lacks: "
-            f"{', '.join(sorted(unknown))}. Give the classes the same names, or leave these out: "
-            f"list the others in dataset.classes."
-        )
 
-
-def table_hint(folder: Path) -> str:
-    """Return what to do if a table lies in a folder or beside it, or an empty text."""
-    for place in (folder, folder.resolve().parent):
-        if tables := find_tables(place)[:3]:
-            inside = place == folder
-            step = "set" if inside else f"set dataset.path={place} and"
-            return (
-                f"The labels may be in {', '.join(tables)}{'' if inside else f' in {place}'}: "
-                f"{step} dataset.table={tables[0]}."
-            )
-    return "If a table has the labels, put it into this folder and set dataset.table."
-
-
-def check_unused(key: str, labels: Labels, maximum: float) -> None:
-    """Check that not too many images are unused that a person would expect to be used.
-
-    Raises:
-        InputError: their share of all such images is larger than `maximum`.
-    """
-    lost = [item for item in labels.unused if item.kind in EXPECTED]
-    total = len(lost) + len({image.path for image in labels.images})
-    if len(lost) <= maximum * total:
-        return
-    lines = "\n  ".join(summarize_unused(lost, at_most=10))
-    places = sorted({item.path.split("/")[0] for item in lost if "/" in item.path})
-    pattern = f"/{places[0]}/" if places else "/*.jpg"
-    advice = [
-        f"To leave them out on purpose, list them: {key}.exclude=[{pattern}]. Or increase "
-        f"{key}.maximum_unused."
-    ]
-    if any(item.kind == LINK for item in lost):
-        advice.append(
-            f"To follow links, name the folder that they lead to: {key}.links_into=/path; or copy "
-            f"the dataset with `cp -rL`."
-        )
-    raise InputError(
-        f"{len(lost)} of {total} images would not be used, more than {key}.maximum_unused="
-        f"{maximum:g} allows:\n  {lines}\n" + "\n".join(advice)
-    )
+    images: list[LabelledImage] = field(default_factory=list)
+    unused: list[UnusedFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def count_labels(images: Sequence[LabelledImage]) -> dict[str, dict[str, int]]:
@@ -121,6 +63,50 @@ def count_labels(images: Sequence[LabelledImage]) -> dict[str, dict[str, int]]:
     for (split, label), number in sorted(counts.items()):
         result.setdefault(split, {})[label] = number
     return result
+
+
+def count_unused(unused: Iterable[UnusedFile]) -> dict[str, int]:
+    """Return the number of unused files of each kind."""
+    return dict(sorted(Counter(item.kind for item in unused).items()))
+
+
+def summarize_unused(unused: Iterable[UnusedFile], at_most: int = 3) -> list[str]:
+    """Return a line for each kind of unused files: their number, and the names of the first."""
+    kinds: dict[str, list[UnusedFile]] = {}
+    for item in unused:
+        kinds.setdefault(item.kind, []).append(item)
+    lines = []
+    for kind, items in sorted(kinds.items()):
+        names = [
+            f"{item.path} ({item.reason})" if item.reason else item.path
+            for item in sorted(items, key=lambda item: item.path)[:at_most]
+        ]
+        more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
+        lines.append(f"{len(items)} not used, {kind}: {', '.join(names)}{more}")
+    return lines
+
+
+def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
+    """Return the classes sorted; of two, the positive one last, so that its index is 1.
+
+    Raises:
+        InputError: there are two classes and no positive class is set, or the positive class does
+            not exist.
+    """
+    classes = sorted(labels)
+    if positive_class is not None and positive_class not in classes:
+        raise InputError(
+            f"dataset.positive_class={positive_class} is not one of the classes "
+            f"{', '.join(classes)}: set it to one of them (null with more than two classes)."
+        )
+    if len(classes) > 2:
+        return classes
+    if positive_class is None:
+        raise InputError(
+            f"There are two classes, {' and '.join(classes)}: set the positive one, e.g. "
+            f"dataset.positive_class={classes[0]}."
+        )
+    return sorted(classes, key=lambda label: label == positive_class)
 
 
 def write_labels(images: Sequence[LabelledImage], path: Path) -> None:

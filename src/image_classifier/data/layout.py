@@ -7,21 +7,13 @@ split folders in them. They may be some levels deep, and there may be other fold
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
 
-from image_classifier.data.folders import (
-    IN_NO_CLASS,
-    LEFT_OUT_CLASS,
-    OTHER_FOLDER,
-    LabelledImage,
-    UnusedFile,
-)
+from image_classifier.data.folders import IN_NO_CLASS, LEFT_OUT_CLASS, OTHER_FOLDER
+from image_classifier.data.labels import SPLITS, LabelledImage, Labels, SplitName, UnusedFile
 from image_classifier.errors import InputError
 
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SPLIT_NAMES: dict[str, SplitName] = {
     "train": "train", "training": "train",
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
@@ -32,21 +24,6 @@ SPLIT_NAMES: dict[str, SplitName] = {
 IDENTIFIER = re.compile(r"[A-Za-z]{1,10}[ _-]?\d+|\d{3,}")
 
 Parts = tuple[str, ...]
-
-
-@dataclass
-class Labels:
-    """The images of a dataset with their classes, what is not used, and what was decided.
-
-    Attributes:
-        images: The images that are used.
-        unused: The files that are not used.
-        notes: Sentences about what was guessed or found.
-    """
-
-    images: list[LabelledImage] = field(default_factory=list)
-    unused: list[UnusedFile] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -98,7 +75,7 @@ def labels_from_folders(
     Args:
         images: Paths relative to the dataset's folder, with slashes.
         classes: The setting `dataset.classes`; its keys tell which folders are classes.
-        empty_folders: Folders without any file.
+        empty_folders: Folders in which nothing can be used.
 
     Raises:
         InputError: the folders are splits without classes, or may be classes or groups, or a class
@@ -156,29 +133,6 @@ def refuse_similar_names(labels: Collection[str]) -> None:
                 f"encoding of the same letters. Rename one, or merge them: list all classes in "
                 f"dataset.classes, e.g. dataset.classes={{{names[0]}: {names[1]}, ...}}."
             )
-
-
-def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
-    """Return the classes sorted; of two, the positive one last, so that its index is 1.
-
-    Raises:
-        InputError: there are two classes and no positive class is set, or the positive class does
-            not exist.
-    """
-    classes = sorted(labels)
-    if positive_class is not None and positive_class not in classes:
-        raise InputError(
-            f"dataset.positive_class={positive_class} is not one of the classes "
-            f"{', '.join(classes)}: set it to one of them (null with more than two classes)."
-        )
-    if len(classes) > 2:
-        return classes
-    if positive_class is None:
-        raise InputError(
-            f"There are two classes, {' and '.join(classes)}: set the positive one, e.g. "
-            f"dataset.positive_class={classes[0]}."
-        )
-    return sorted(classes, key=lambda label: label == positive_class)
 
 
 def _tree(images: Sequence[str]) -> _Tree:
@@ -311,7 +265,8 @@ def _refuse_empty_classes(labels: Labels, empty_folders: Collection[str]) -> Non
     for name in sorted(empty_folders):
         if PurePosixPath(name).parent in parents:
             raise InputError(
-                f"{name}: this class folder has no images. Add images, or remove the folder."
+                f"{name}: this class folder has no images, or only links that are not followed. "
+                f"Add images, remove the folder, or set dataset.links_into."
             )
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_classifier.data.folders import LabelledImage
 from image_classifier.data.images import Pixels
-from image_classifier.data.layout import SPLITS
+from image_classifier.data.labels import SPLITS, LabelledImage
 from image_classifier.data.near_duplicates import Fingerprint, Pair, differs_in_one_place
 from image_classifier.project import paths
 
@@ -78,9 +77,13 @@ def contradictions_message(
         "They are left out (split.contradictions=drop):"
         if action == "drop"
         else "Keep the right one of each, or set split.contradictions=drop to leave all of them "
-        "out. If near duplicates are in fact different images, set split.duplicate_distance below "
-        "the smallest distance, or to null for no search:"
+        "out."
     )
+    if action == "stop" and any("near duplicate" in reason for reason in found.values()):
+        done += (
+            " If near duplicates are in fact different images, set split.duplicate_distance below "
+            "the smallest distance, or to null for no search."
+        )
     lines = [f"  {images[index].path} ({images[index].found.label}) {reason}"
              for index, reason in found.items()]  # fmt: skip
     more = (

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from image_classifier.data.layout import SPLITS, SplitName
+from image_classifier.data.labels import SPLITS, SplitName
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
 from image_classifier.project.text import is_printable

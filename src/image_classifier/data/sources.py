@@ -17,9 +17,9 @@ from tqdm import tqdm
 from image_classifier.config.git_address import is_local
 from image_classifier.config.schema import Dataset, ImageSource
 from image_classifier.data import git
-from image_classifier.data.folders import SUBMODULE, UnusedFile
-from image_classifier.data.labels import find_labels
-from image_classifier.data.layout import Labels
+from image_classifier.data.folders import SUBMODULE
+from image_classifier.data.labels import Labels, UnusedFile
+from image_classifier.data.selection import select_images
 from image_classifier.errors import InputError
 from image_classifier.project.text import printable
 
@@ -50,7 +50,7 @@ def copy(
     """
     with opened(key, source, destination.parent) as (folder, submodules, commit):
         minimum_classes = 2 if isinstance(source, Dataset) else 1
-        labels = find_labels(key, folder, source, minimum_classes)
+        labels = select_images(key, folder, source, minimum_classes)
         labels.unused += submodules
         check({image.label for image in labels.images})
         destination.mkdir(parents=True, exist_ok=True)

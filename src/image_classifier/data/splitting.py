@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sklearn.model_selection import StratifiedGroupKFold
 
 from image_classifier.config.schema import Split
-from image_classifier.data.layout import SPLITS, SplitName
+from image_classifier.data.labels import SPLITS, SplitName
 from image_classifier.errors import InputError
 
 # How far the share of a class may be from the wanted one, as a fraction of it. A hash alone would
@@ -119,7 +119,7 @@ def draw(
             fitting.append(bundle)
 
     chosen = {bundle.key for bundle in fitting if position[bundle.key] < fraction}
-    by_hash = {bundle.key for bundle in ordered if position[bundle.key] < fraction}
+    by_hash = frozenset(chosen)
     counts: Counter[str] = Counter()
     for bundle in fitting:
         if bundle.key in chosen:
@@ -144,11 +144,11 @@ def draw(
                 f"{name} has {counts[label]} of {totals[label]} images of {label}: the groups do "
                 f"not allow {fraction:.0%}."
             )
-    moved = sum(sum(bundle.counts.values()) for bundle in ordered if bundle.key in chosen ^ by_hash)
+    moved = len(chosen ^ by_hash)
     if moved:
         remarks.append(
-            f"{name}: {moved} images were moved to give every class its share; added images may "
-            f"move them again."
+            f"To give every class its share of {name}, {moved} of {len(ordered)} images or groups "
+            f"are not where their content alone would put them; added images may move these."
         )
     return [bundle for bundle in ordered if bundle.key in chosen]
 

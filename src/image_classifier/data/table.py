@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import (
-    NO_LABEL,
-    NO_ROW,
-    LabelledImage,
-    UnusedFile,
-)
-from image_classifier.data.layout import Labels, split_of
+from image_classifier.data.folders import NO_LABEL, NO_ROW
+from image_classifier.data.labels import LabelledImage, Labels, UnusedFile
+from image_classifier.data.layout import split_of
 from image_classifier.errors import InputError
 from image_classifier.project.text import is_printable
 
@@ -196,7 +192,7 @@ def chosen_columns(table: Table, source: ImageSource) -> Columns:
         if missing := [name for name in names if name not in table.header]:
             raise InputError(
                 f"{table.name} has no column {', '.join(missing)}. It has "
-                f"{', '.join(table.header)}: set dataset.{setting}."
+                f"{', '.join(table.header)}: set dataset.{setting} to one of them."
             )
     optional: dict[str, str | None] = {}
     for kind in ("split", "group", "source"):

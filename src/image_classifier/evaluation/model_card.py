@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from image_classifier.data.layout import SPLITS
+from image_classifier.data.labels import SPLITS
 
 HEADLINE = ("accuracy", "sensitivity", "specificity", "roc_auc", "balanced_accuracy")
 LISTED = 5  # file names in a list; the complete lists are artifacts of the run
@@ -63,21 +63,35 @@ def data(report: Mapping[str, Any]) -> str:
             ],
         ),
         "",
-        f"Duplicates: {duplicates['exact_pairs']} exact and {duplicates['near_pairs']} near pairs "
-        f"(at most {duplicates['distance']} of 576 bits of their perceptual hashes differ). Groups "
-        f"such as patients: {duplicates['groups'] or 'unknown'}. Duplicates and groups are kept in "
-        f"one split.",
+        f"Duplicates: {duplicates['exact_pairs']} exact and {near_pairs(duplicates)}. Groups such "
+        f"as patients: {duplicates['groups'] or 'unknown'}. Duplicates and groups are kept in one "
+        f"split.",
     ]
-    if dropped := duplicates["leaking_dropped"]:
-        named = [f"`{path}`" for path in list(dropped)[:LISTED]]
-        more = f" and {len(dropped) - LISTED} more" if len(dropped) > LISTED else ""
-        lines.append(
-            f"**{len(dropped)} images were in two splits of the dataset, and are excluded from "
-            f"validation and test**: {', '.join(named)}{more}."
-        )
+    lines += [f"\n{remark}" for remark in report["remarks"]]
+    for kind, number in report["unused"].items():
+        lines.append(f"\nFound and not used: {number}, {kind}.")
+    for key, what in (
+        ("leaking_dropped", "were in two splits of the dataset, and are excluded from validation "
+         "and test"),
+        ("contradictions_dropped", "have a duplicate in another class, and are left out"),
+    ):  # fmt: skip
+        if dropped := duplicates[key]:
+            named = [f"`{path}`" for path in list(dropped)[:LISTED]]
+            more = f" and {len(dropped) - LISTED} more" if len(dropped) > LISTED else ""
+            lines.append(f"\n**{len(dropped)} images {what}**: {', '.join(named)}{more}.")
     if report["skipped"]:
-        lines.append(f"Skipped files: {report['skipped']}, see `data/skipped.csv` of the run.")
+        lines.append(f"\nSkipped files: {report['skipped']}, see `data/skipped.csv` of the run.")
     return "\n".join(lines)
+
+
+def near_pairs(duplicates: Mapping[str, Any]) -> str:
+    """Return how many near duplicates there are, and what counts as one."""
+    if duplicates["distance"] is None:
+        return "no search for near duplicates"
+    return (
+        f"{duplicates['near_pairs']} near pairs (at most {duplicates['distance']} of 576 bits of "
+        f"their perceptual hashes differ)"
+    )
 
 
 def test_metrics(report: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.images import Pixels
 from image_classifier.evaluation.predictions import Floats, Predictions
 from image_classifier.project import paths
+from image_classifier.project.files import new_file
 from image_classifier.project.plotting import save
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def write_bin_sizes(drawn: CalibrationDisplay, score: Floats) -> None:
 
 def write_roc_points(test: Predictions, classes: list[str]) -> None:
     """Write the points of the ROC curves as CSV, for `dvc plots`."""
-    with paths.ROC_POINTS.open("w", newline="") as file:
+    with new_file(paths.ROC_POINTS).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["curve", "false_positive_rate", "true_positive_rate"])
         for name, actual, score in _one_against_the_rest(test, classes):

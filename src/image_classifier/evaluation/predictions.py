@@ -12,7 +12,7 @@ from image_classifier.evaluation.metrics import classification_metrics
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
     from image_classifier.data.dataset import PreparedDataset
-    from image_classifier.data.layout import SplitName
+    from image_classifier.data.labels import SplitName
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]

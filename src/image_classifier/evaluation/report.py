@@ -28,9 +28,11 @@ def make_report(
     found = probes.run_probes(
         dataset, test.metrics["accuracy"], config.evaluation.shortcut_threshold
     )
+    fetched = read_record(paths.FETCHED, "fetch", unused=dict[str, int], notes=list[str])
     split = read_record(
-        paths.SPLIT, "split", counts=dict[str, Any], skipped=int, duplicates=dict[str, Any]
-    )
+        paths.SPLIT, "split",
+        counts=dict[str, Any], skipped=int, duplicates=dict[str, Any], remarks=list[str],
+    )  # fmt: skip
     return {
         "dataset": config.dataset.name,
         "note": config.dataset.note,
@@ -38,7 +40,9 @@ def make_report(
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
         "counts": split["counts"],
+        "unused": fetched["unused"],
         "skipped": split["skipped"],
+        "remarks": [*fetched["notes"], *split["remarks"]],
         "duplicates": split["duplicates"] | {"distance": config.split.duplicate_distance},
         "model": classifier.model.name,
         "parameters": classifier.model.count_params(),

@@ -17,6 +17,17 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def new_file(path: Path) -> Path:
+    """Return a path at which a new file can be written; a former file is removed.
+
+    With DVC's cache types hardlink and symlink, an output is a file of the cache, which must not
+    be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield the path of a new file beside `path`; it replaces `path` when the block ends.

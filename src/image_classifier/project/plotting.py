@@ -6,13 +6,14 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from image_classifier.project.files import new_file
+
 matplotlib.use("Agg")  # needs no screen
 matplotlib.rcParams["text.parse_math"] = False  # names of files and classes may contain a $
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, and close it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(new_file(path), dpi=100)
     plt.close(figure)

@@ -23,6 +23,7 @@ from image_classifier.evaluation.predictions import Predictions, predict_split
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.project import paths
+from image_classifier.project.files import new_file
 from image_classifier.project.records import read_record
 from image_classifier.training import resume
 
@@ -46,7 +47,9 @@ def evaluate(config: Config) -> None:
         connection.require_mlflow(),
         runs.open_run(run["run_id"]),
     ):
-        model = Path(shutil.copytree(paths.TRAIN / paths.MODEL, Path(folder) / paths.MODEL))
+        # without the mode of the files: with some of DVC's cache types they are read-only
+        model = Path(folder) / paths.MODEL
+        shutil.copytree(paths.TRAIN / paths.MODEL, model, copy_function=shutil.copyfile)
         classifier, validation = choose_threshold(
             Classifier.load(model), dataset, config.evaluation
         )
@@ -54,17 +57,18 @@ def evaluate(config: Config) -> None:
         test = predict_split(classifier, dataset, "test")
         report = make_report(config, dataset, classifier, validation, test)
 
-        paths.EVALUATE.mkdir(parents=True, exist_ok=True)
-        (paths.EVALUATE / paths.METRICS).write_text(json.dumps(test.metrics, indent=2) + "\n")
+        new_file(paths.EVALUATE / paths.METRICS).write_text(
+            json.dumps(test.metrics, indent=2) + "\n"
+        )
         write_predictions(dataset, test)
         plots.plot_all(dataset, classifier, test)
 
         validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
         version = registry.register(config, dataset, model, validated)
         report |= {"version": version.uri, "run_id": version.run_id}
-        paths.REPORT.write_text(json.dumps(report, indent=2) + "\n")
+        new_file(paths.REPORT).write_text(json.dumps(report, indent=2) + "\n")
         card = model_card.write(report)
-        paths.MODEL_CARD.write_text(card)
+        new_file(paths.MODEL_CARD).write_text(card)
 
         tags = {
             "shortcuts": ", ".join(report["shortcuts"]) or "none found",
@@ -86,7 +90,7 @@ def evaluate(config: Config) -> None:
         "classes": dataset.classes,
         "shortcuts": {name: report["probe_descriptions"][name] for name in report["shortcuts"]},
     }
-    paths.EVALUATED.write_text(json.dumps(record, indent=2) + "\n")
+    new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.discard(run["training_key"])  # DVC has saved the training, so nothing can be lost
     print(model_card.summary(report))
 
@@ -106,7 +110,7 @@ def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 def write_predictions(dataset: PreparedDataset, test: Predictions) -> None:
     """Write a CSV file with one row for each test image: path, classes and probabilities."""
     classes = dataset.classes
-    with paths.PREDICTIONS.open("w", newline="") as file:
+    with new_file(paths.PREDICTIONS).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "actual", "predicted", *(f"p_{name}" for name in classes)])
         for row, choice, outputs in zip(test.rows, test.predicted, test.probabilities, strict=True):

@@ -7,8 +7,12 @@ of them, build/external/NAME.csv with the classes, and build/external/external.j
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config
 from image_classifier.data import sources
-from image_classifier.data.folders import count_unused, summarize_unused
-from image_classifier.data.labels import count_labels, write_labels
+from image_classifier.data.labels import (
+    count_labels,
+    count_unused,
+    summarize_unused,
+    write_labels,
+)
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import whole_folder

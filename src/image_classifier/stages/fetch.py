@@ -6,16 +6,24 @@ Writes build/raw, build/labels.csv with one row for each image, build/not_used.c
 else that was found, and build/fetch.json.
 """
 
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config, Dataset
 from image_classifier.data import sources
-from image_classifier.data.folders import count_unused, summarize_unused
-from image_classifier.data.labels import count_labels, write_labels, write_unused
-from image_classifier.data.layout import order_classes
+from image_classifier.data.labels import (
+    count_labels,
+    count_unused,
+    order_classes,
+    summarize_unused,
+    write_labels,
+    write_unused,
+)
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
 from image_classifier.project.files import whole_file, whole_folder
@@ -50,6 +58,7 @@ def fetch(config: Config) -> None:
             `dataset.expected_counts`.
         OSError: a file cannot be read or written. The former dataset is unchanged then.
     """
+    check_build_folder()
     check: Callable[[set[str]], object] = partial(
         order_classes, positive_class=config.dataset.positive_class
     )
@@ -95,6 +104,23 @@ def print_class_sizes(counts: dict[str, dict[str, int]]) -> None:
         print(
             f"The classes are unequal: {most} {largest}, {fewest} {smallest}. Look at "
             f"balanced_accuracy, not at accuracy."
+        )
+
+
+def check_build_folder() -> None:
+    """Raise an InputError if `build` is a link with which DVC would fail after the stage."""
+    place = paths.BUILD.resolve()
+    if "DVC_STAGE" not in os.environ or place.is_relative_to(Path.cwd().resolve()):
+        return
+    command = ["dvc", "config", "core.no_scm"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.stdout.strip().lower() != "true":
+        raise InputError(
+            f"{paths.BUILD} is a link to {place}, and DVC refuses outputs outside the git "
+            f"repository. To keep the data on another disk, make {paths.BUILD} a folder again, and "
+            f"run `dvc cache dir --local /path/on/that/disk` and `dvc config --local cache.type "
+            f"symlink`. Or keep the link, and run `dvc config --local core.no_scm true`; "
+            f"`dvc exp` does not work then."
         )
 
 

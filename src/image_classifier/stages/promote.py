@@ -22,6 +22,7 @@ from image_classifier.data.manifest import ImageRow, manifest_digest, read_manif
 from image_classifier.errors import InputError
 from image_classifier.evaluation.bootstrap import percentiles, resample
 from image_classifier.project import paths
+from image_classifier.project.files import new_file
 from image_classifier.project.records import read_record
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def promote(config: Config) -> None:
         challenger = registry.get_version(evaluated["name"], evaluated["version"])
         with champion.one_at_a_time(challenger.name):
             decision = decide(challenger, evaluated, metrics, config.promotion)
-        paths.DECISION.parent.mkdir(parents=True, exist_ok=True)
-        paths.DECISION.write_text(json.dumps(decision, indent=2) + "\n")
+        new_file(paths.DECISION).write_text(json.dumps(decision, indent=2) + "\n")
         reasons = "; ".join(decision["reasons"])
         champion.log_decision(challenger, reasons or "champion", paths.DECISION)
     if not reasons:

@@ -17,10 +17,14 @@ from tqdm import tqdm
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config, Dataset
-from image_classifier.data.folders import LabelledImage
 from image_classifier.data.images import Pixels, UnreadableImage, decode
-from image_classifier.data.labels import read_labels
-from image_classifier.data.layout import SPLITS, SplitName, order_classes
+from image_classifier.data.labels import (
+    SPLITS,
+    LabelledImage,
+    SplitName,
+    order_classes,
+    read_labels,
+)
 from image_classifier.data.leaks import (
     ScannedImage,
     contradictions_message,

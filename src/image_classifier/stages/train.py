@@ -24,6 +24,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.project.files import new_file
 from image_classifier.training import resume
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def train(config: Config) -> None:
     with resume.claim(config, dataset) as state:
         trained = train_model(config, dataset, paths.TRAIN, state)
         record = {"run_id": trained.run_id, "training_key": state.key}
-        (paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
+        new_file(paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
         state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
     # `evaluate` removes the state: only when it runs has DVC saved the outputs of this stage
@@ -164,7 +165,7 @@ def write_outputs(
 
     folder = output / paths.MODEL
     folder.mkdir(parents=True, exist_ok=True)
-    fit.best_model(config, dataset, state.folder, progress).save(folder / WEIGHTS)
+    fit.best_model(config, dataset, state.folder, progress).save(new_file(folder / WEIGHTS))
     undecided = Metadata(
         classes=dataset.classes,
         threshold=0.5,
@@ -180,7 +181,7 @@ def write_outputs(
     metrics = progress.epoch_metrics(config.training, best_epoch)
     best = {name: value for name, value in metrics.items() if name.startswith("best_")}
     text = json.dumps({"best_epoch": best_epoch, **best}, indent=2)
-    (output / paths.METRICS).write_text(text + "\n")
+    new_file(output / paths.METRICS).write_text(text + "\n")
     learning_curves.write_history(progress, output / paths.HISTORY)
     learning_curves.plot_learning_curves(progress, best_epoch, output / paths.CURVES)
     learning_curves.write_layers(model, output / paths.SUMMARY)

@@ -7,13 +7,14 @@ import keras
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from image_classifier.project.files import new_file
 from image_classifier.project.plotting import save
 from image_classifier.training.progress import Progress
 
 
 def write_history(progress: Progress, path: Path) -> None:
     """Write a CSV file with one row for each epoch, counted from 1."""
-    with path.open("w", newline="") as file:
+    with new_file(path).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", *progress.history])
         for epoch, values in enumerate(zip(*progress.history.values(), strict=True), start=1):
@@ -47,4 +48,4 @@ def write_layers(model: keras.Model, path: Path) -> None:
     """Write Keras's table of the layers."""
     lines: list[str] = []
     model.summary(print_fn=lines.append)
-    path.write_text("\n".join(lines) + "\n")
+    new_file(path).write_text("\n".join(lines) + "\n")

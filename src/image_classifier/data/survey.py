@@ -1,0 +1,367 @@
+"""Looks at a folder of images as a person would, and proposes the settings for it."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from image_classifier.config.schema import ImageSource
+from image_classifier.data.folders import EXPECTED, LINK, list_files, looks_like_mask
+from image_classifier.data.images import FORMATS
+from image_classifier.data.labels import (
+    LabelledImage,
+    Labels,
+    UnusedFile,
+    count_labels,
+    summarize_unused,
+)
+from image_classifier.data.layout import choose_classes, labels_from_folders
+from image_classifier.data.splitting import first_match
+from image_classifier.data.table import (
+    Columns,
+    find_tables,
+    guess_columns,
+    labels_from_table,
+    read_table,
+)
+from image_classifier.errors import InputError
+
+SAMPLE = 300  # images that are opened to look at their sizes
+FEWEST = 5  # images that a class needs: some for each split
+NEGATIVE = re.compile(
+    r"normal|healthy|negative|benign|control|background|empty|none|good|ok|fine|no|not|non|without"
+    r"|un\w+|0",
+    re.IGNORECASE,
+)
+# Patterns of file names in which a part names a patient, a video or the like: the name, the
+# pattern, and an example.
+GROUP_PATTERNS = {
+    "versions of one image": r"([^/]+?)\.rf\.[0-9a-f]{8,}",
+    "patients, videos or the like": (
+        r"(?i)(?:^|[/_ .-])((?:patient|person|subject|case|pat|subj|sub|pt|participant|animal|"
+        r"video|vid|clip|seq|sequence|cam|camera|site|slide|lesion|study|plate)[ _-]?\d+)"
+    ),
+    "numbered series": (
+        r"([^/]*\d[^/]*?)[ _-]+(?:frame|img|image|view|slice|crop|tile|patch|aug)?[ _-]*\d+\.\w+$"
+    ),
+}
+FEWEST_GROUPS = 3  # groups with two or more images that a pattern must find
+LARGEST_GROUP = 0.4  # a guessed group with a larger share of a class is no group
+
+
+@dataclass
+class Survey:
+    """What a folder contains, and the settings for it.
+
+    Attributes:
+        settings: The settings of the section `dataset` that differ from conf/dataset/base.yaml.
+        guesses: For some of the settings, why they are guessed.
+        findings: What was found, as lines for people.
+        labels: The images that would be used, and what would not.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    guesses: dict[str, str] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    labels: Labels = field(default_factory=Labels)
+
+
+def survey(folder: Path, *, local: bool) -> Survey:
+    """Look at a folder of images.
+
+    Args:
+        folder: The dataset's folder.
+        local: Whether the folder is on this machine; in a downloaded repository no link is
+            followed to outside.
+
+    Raises:
+        InputError: there are no two classes in folders or in a table.
+        OSError: a folder or file cannot be read.
+    """
+    result = Survey()
+    if local and (store := store_of_links(folder)):
+        result.settings["links_into"] = store
+        result.guesses["links_into"] = "the links of the dataset lead to this folder"
+    find_classes(folder, result)
+    merge_and_leave_out(result)
+    leave_out_the_rest(result)
+    guess_groups(result)
+    describe(folder, result)
+    return result
+
+
+def store_of_links(folder: Path) -> str | None:
+    """Return the folder that the links to outside lead to, if it is one, or None."""
+    outside = [
+        (folder / item.path).resolve()
+        for item in list_files(folder).unused
+        if item.kind == LINK and "outside" in item.reason
+    ]
+    if not outside:
+        return None
+    common = Path(os.path.commonpath([path.parent for path in outside]))
+    return str(common) if len(common.parts) > 2 else None
+
+
+def find_classes(folder: Path, result: Survey) -> None:
+    """Find the classes in folders, else in a table, and say where.
+
+    Raises:
+        InputError: there are none.
+    """
+    listing = list_files(folder, links_into=result.settings.get("links_into"))
+    problem = ""
+    try:
+        labels = labels_from_folders(listing.images, None, listing.empty_folders)
+    except InputError as error:
+        labels, problem = Labels(), str(error)
+    tables = find_tables(folder)
+    if len({image.label for image in labels.images}) >= 2:
+        result.findings.append("The folders are the classes.")
+        result.labels = Labels(labels.images, [*listing.unused, *labels.unused], labels.notes)
+        if tables:
+            result.findings.append(
+                f"Not used as labels, because the folders have classes: {', '.join(tables[:5])}."
+            )
+        return
+    found = best_table(folder, tables, listing.images)
+    if found is None:
+        for path in find_tables(folder.resolve().parent):
+            if "/" not in path:
+                problem += (
+                    f" {path} lies beside this folder: if it has the labels, run "
+                    f"`image-classifier dataset {folder.resolve().parent}`."
+                )
+        names = sorted({image.label for image in labels.images})
+        raise InputError(
+            f"{folder} has no two classes: {len(listing.images)} images"
+            + (f" in the folder {', '.join(names)}" if names else "")
+            + (f", and the tables {', '.join(tables)} do not name them" if tables else "")
+            + f". {problem.strip() or 'Put the images of each class into a folder of its own.'}"
+        )
+    name, columns = found
+    chosen: dict[str, Any] = {
+        "table": name,
+        "path_column": columns.path,
+        "label_column": (
+            list(columns.label) if isinstance(columns.label, tuple) else columns.label
+        ),
+    }
+    for kind in ("split", "group", "source"):
+        chosen[f"{kind}_column"] = getattr(columns, kind)
+    source = ImageSource(path=str(folder), **chosen)
+    result.settings |= {
+        key: value for key, value in chosen.items() if value != f"{key.removesuffix('_column')}"
+    }
+    header = read_table(folder, name).header
+    result.findings.append(f"The table {name} has the labels. Its columns: {', '.join(header)}.")
+    result.labels = labels_from_table(folder, listing.images, source)
+    result.labels.unused = [
+        item for item in [*listing.unused, *result.labels.unused] if item.path != name
+    ]
+
+
+def best_table(
+    folder: Path, tables: Sequence[str], images: Sequence[str]
+) -> tuple[str, Columns] | None:
+    """Return the table that names the most images, and its columns, or None."""
+    best: tuple[int, str, Columns] | None = None
+    for name in tables:
+        try:
+            table = read_table(folder, name)
+        except InputError:
+            continue
+        columns = guess_columns(table, images)
+        if columns and (best is None or len(table.rows) > best[0]):
+            best = (len(table.rows), name, columns)
+    return (best[1], best[2]) if best else None
+
+
+def merge_and_leave_out(result: Survey) -> None:
+    """Merge labels that differ in case only, and leave out labels with very few images."""
+    labels = result.labels
+    counts = Counter(image.label for image in labels.images)
+    merged: dict[str, str] = {}
+    for label, _ in counts.most_common():
+        same = next((kept for kept in merged.values() if kept.casefold() == label.casefold()), None)
+        merged[label] = same or label
+    totals: Counter[str] = Counter()
+    for label, number in counts.items():
+        totals[merged[label]] += number
+    rare = {label for label in merged if totals[merged[label]] < FEWEST or "|" in label}
+    classes = {label: name for label, name in sorted(merged.items()) if label not in rare}
+    if classes == dict.fromkeys(counts) or len(set(classes.values())) < 2:
+        return
+    if all(label == name for label, name in classes.items()) and not rare:
+        return
+    result.settings["classes"] = classes
+    reasons = []
+    if any(label != name for label, name in classes.items()):
+        reasons.append("labels that differ in upper and lower case are merged")
+    if rare:
+        reasons.append(
+            f"left out, with fewer than {FEWEST} images or several labels at once: "
+            f"{', '.join(sorted(rare)[:5])}" + (" and more" if len(rare) > 5 else "")
+        )
+    result.guesses["classes"] = "; ".join(reasons)
+    result.labels = choose_classes(labels, classes)
+
+
+def leave_out_the_rest(result: Survey) -> None:
+    """Exclude images that would not be used, if they are too many to be left out untold."""
+    lost = [item for item in result.labels.unused if item.kind in EXPECTED]
+    total = len(lost) + len(result.labels.images)
+    if len(lost) <= 0.1 * total:
+        return
+    kinds = {item.kind for item in lost}
+    patterns = {pattern_of(item, result.labels.images) for item in lost}
+    if None not in patterns and len(patterns) <= 20:
+        result.settings["exclude"] = sorted(filter(None, patterns))
+        result.guesses["exclude"] = f"{len(lost)} files: {', '.join(sorted(kinds))}"
+        return
+    result.settings["maximum_unused"] = math.ceil(100 * len(lost) / total) / 100
+    result.guesses["maximum_unused"] = f"{len(lost)} files: {', '.join(sorted(kinds))}"
+
+
+def pattern_of(item: UnusedFile, images: Sequence[LabelledImage]) -> str | None:
+    """Return a pattern as in .gitignore that matches a file and no used one, or None."""
+    path = Path(item.path)
+    top = f"{path.parts[0]}/"
+    if len(path.parts) > 1 and not any(image.path.startswith(top) for image in images):
+        return f"/{top}"
+    beside = f"{path.parent.as_posix()}/" if path.parent.parts else ""
+    used = any(
+        Path(image.path).parent == path.parent and Path(image.path).suffix == path.suffix
+        for image in images
+    )
+    return None if used or not path.suffix else f"/{beside}*{path.suffix}"
+
+
+def guess_groups(result: Survey) -> None:
+    """Propose a pattern for groups, if file names or folders seem to have some."""
+    images = result.labels.images
+    if any(image.group for image in images):
+        return
+    patterns = dict(GROUP_PATTERNS)
+    depths = Counter(image.path.count("/") for image in images)
+    depth, number = depths.most_common(1)[0]
+    if depth and number > 0.9 * len(images):
+        parents = [Path(image.path).parent.name for image in images]
+        if not {image.label for image in images} & set(parents):
+            patterns = {"folders": rf"^(?:[^/]+/){{{depth - 1}}}([^/]+)/"} | patterns
+    best: tuple[int, str, str, int] | None = None
+    for what, pattern in patterns.items():
+        names = [first_match(pattern, image.path) for image in images]
+        groups = Counter(filter(None, names))
+        matched = sum(groups.values())
+        if sum(number > 1 for number in groups.values()) < FEWEST_GROUPS:
+            continue
+        of_class = Counter(image.label for image in images)
+        in_class = Counter(
+            (image.label, name) for image, name in zip(images, names, strict=True) if name
+        )
+        if any(n > LARGEST_GROUP * of_class[label] for (label, _), n in in_class.items()):
+            continue
+        if best is None or matched > best[0]:
+            best = (matched, what, pattern, len(groups))
+    if best:
+        matched, what, pattern, number = best
+        result.settings["group_pattern"] = pattern
+        result.guesses["group_pattern"] = (
+            f"{number} {what} in the paths of {matched} of {len(images)} images; they stay "
+            f"together in one split"
+        )
+
+
+def guess_positive(classes: Sequence[str], counts: Counter[str]) -> tuple[str, str]:
+    """Return the positive one of two classes, and why."""
+    negative = [
+        label for label in classes if any(map(NEGATIVE.fullmatch, re.split(r"[ _.-]+", label)))
+    ]
+    if len(negative) == 1:
+        positive = next(label for label in classes if label != negative[0])
+        return positive, f"{negative[0]} sounds like the negative class"
+    positive = min(classes, key=lambda label: (counts[label], label))
+    return positive, "the class with fewer images; the names do not tell"
+
+
+def describe(folder: Path, result: Survey) -> None:
+    """Add what was found to the findings, and the positive one of two classes to the settings."""
+    images, labels = result.labels.images, result.labels
+    counts = count_labels(images)
+    totals: Counter[str] = Counter(image.label for image in images)
+    lines = result.findings
+    lines += labels.notes
+    lines.append(f"{len(images)} images of {len(totals)} classes:")
+    for split, classes in counts.items():
+        parts = [f"{number} {label}" for label, number in sorted(classes.items())]
+        more = f" and {len(parts) - 20} more classes" if len(parts) > 20 else ""
+        lines.append(f"  {split}: {', '.join(parts[:20])}{more}")
+    if "all" in counts:
+        lines.append("The dataset has no splits: validation and test are drawn.")
+    elif missing := [name for name in ("validation", "test") if name not in counts]:
+        lines.append(f"Drawn from training: {' and '.join(missing)}.")
+    (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
+    if most >= 3 * fewest:
+        lines.append(f"The classes are unequal: {most} {largest}, {fewest} {smallest}.")
+    groups = Counter(image.group for image in images if image.group)
+    if groups:
+        lines.append(f"{len(groups)} groups in the table; each stays in one split.")
+    else:
+        lines.append(f"Groups: {result.guesses.get('group_pattern', 'none found in the paths')}.")
+    lines += describe_files(folder, images)
+    lines += summarize_unused(labels.unused)
+    if len(totals) == 2:
+        positive, why = guess_positive(sorted(totals), totals)
+        result.settings["positive_class"] = positive
+        result.guesses["positive_class"] = why
+
+
+def describe_files(folder: Path, images: Sequence[LabelledImage]) -> list[str]:
+    """Return lines on the sizes, colour modes and formats of a sample of the images."""
+    sample = images[:: max(1, len(images) // SAMPLE)][:SAMPLE]
+    sizes, modes, formats = [], Counter[str](), Counter[str]()
+    broken, flat = [], []
+    for image in sample:
+        path = folder / image.path
+        try:
+            with Image.open(path, formats=FORMATS) as opened:
+                sizes.append(opened.size)
+                modes[opened.mode] += 1
+                formats[opened.format or ""] += 1
+        except Exception:  # Pillow raises a dozen types
+            broken.append(image.path)
+            continue
+        if looks_like_mask(path):
+            flat.append(image.path)
+    lines = []
+    if sizes:
+        small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
+        shapes = [f"{number} {name}" for name, number in (formats + modes).most_common()]
+        lines.append(
+            f"Of {len(sample)} opened: {', '.join(shapes)}; {small[0]} x {small[1]} to "
+            f"{large[0]} x {large[1]} pixels."
+        )
+        ratios = [max(w / h, h / w) for w, h in sizes]
+        if sum(ratio > 3 for ratio in ratios):
+            lines.append(
+                f"{sum(ratio > 3 for ratio in ratios)} of them are more than three times as long "
+                f"as wide: they are squeezed to the size of the model."
+            )
+        deep = sum(number for mode, number in modes.items() if mode.startswith(("I", "F")))
+        if deep:
+            lines.append(f"{deep} of them are deeper than 8 bits: look at image_grid.png.")
+    if broken:
+        lines.append(f"{len(broken)} of them cannot be opened, e.g. {broken[0]}.")
+    if 0 < len(flat) < len(sample):
+        lines.append(
+            f"{len(flat)} of them have few colours, as masks have, e.g. {flat[0]}. If they are "
+            f"masks, leave them out with dataset.exclude."
+        )
+    return lines
