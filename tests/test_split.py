@@ -255,3 +255,139 @@ def test_a_random_split_keeps_duplicates_and_groups_together(empty_project: Path
 def test_sources_come_from_the_path(flat: Path):
     split(settings("dataset.positive_class=null", "dataset.source_pattern='^[a-z]+'"))
     assert {row.source for row in read_manifest()} == {"cat", "dog", "eel"}
+
+
+def test_a_group_that_is_too_large_stays_in_training_and_is_named(
+    empty_project: Path, capsys: pytest.CaptureFixture
+):
+    for index in range(40):
+        save(f"cat/a_{index:02}.png", shapes(index))
+        save(f"dog/d{index:02}_00.png", shapes(100 + index))
+    for index in range(19):
+        save(f"cat/c{index:02}_00.png", shapes(200 + index))
+    for seed in range(10):
+        split(
+            settings(
+                "dataset.positive_class=cat",
+                "dataset.group_pattern='/([a-z0-9]+)_'",
+                f"split.seed={seed}",
+            )
+        )
+        rows = read_manifest()
+        found = counts()
+        assert 7 <= found["test", "cat"] <= 15
+        assert 5 <= found["test", "dog"] <= 11
+        assert {row.split for row in rows if row.group == "a"} == {"train"}
+        assert "the group a (40 of 59 cat) is too large for test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_of_every_class_is_near_the_wanted_one(empty_project: Path, seed: int):
+    for label, number in (("a", 30), ("b", 60), ("c", 200), ("d", 12)):
+        fill(IMAGES / label, number)
+    split(settings("dataset.positive_class=null", f"split.seed={seed}"))
+    found = counts()
+    for label, number in (("a", 30), ("b", 60), ("c", 200), ("d", 12)):
+        assert 0.12 * number <= found["test", label] <= 0.28 * number
+        rest = number - found["test", label]
+        assert 0.12 * rest <= found["validation", label] <= 0.28 * rest
+
+
+def test_adding_images_moves_none(empty_project: Path):
+    """500 images, and five times 20% more."""
+    for label in ("a", "b"):
+        fill(IMAGES / label, 250)
+    known: dict[str, str] = {}
+    for step in range(6):
+        if step:
+            for label in ("a", "b"):
+                number = len(list((IMAGES / label).iterdir()))
+                fill(Path(f"new{step}") / label, number // 5)
+                for path in sorted((Path(f"new{step}") / label).iterdir()):
+                    path.rename(IMAGES / label / f"{step}-{path.name}")
+        split(settings("dataset.positive_class=a"))
+        now = {row.path: row.split for row in read_manifest()}
+        assert {path: now[path] for path in known} == known
+        known = now
+    assert len(known) > 1200
+
+
+def test_folds_keep_groups_whole_and_leave_the_test_images_out(empty_project: Path):
+    for index in range(60):
+        save(f"{'cat' if index % 2 else 'dog'}/g{index // 4:02}-{index}.png", shapes(index))
+    own = ["dataset.positive_class=cat", "dataset.group_pattern='/(g\\d+)-'"]
+    split(settings(*own, "split.folds=3"))
+    rows = read_manifest()
+    assert {row.fold for row in rows if row.split != "test"} == {0, 1, 2}
+    assert {row.fold for row in rows if row.split == "test"} == {-1}
+    folds: dict[str, set[int]] = {}
+    for row in rows:
+        folds.setdefault(row.group, set()).add(row.fold)
+    assert all(len(numbers) == 1 for numbers in folds.values())
+    with pytest.raises(InputError, match=r"too few for split\.folds=50"):
+        split(settings(*own, "split.folds=50"))
+    split(settings(*own))
+    assert {row.fold for row in read_manifest()} == {-1}
+
+
+def test_a_pattern_that_matches_nothing_is_refused_and_one_that_matches_some_is_said(
+    leaky: Path, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(InputError, match=r"dataset\.source_pattern=xyz matches no path, such as"):
+        split(settings("dataset.source_pattern=xyz"))
+    split(settings(PATIENT))
+    output = capsys.readouterr().out
+    assert (
+        "60 groups, for 62 of 72 images; dataset.group_pattern does not match e.g. test/" in output
+    )
+
+
+@pytest.fixture
+def contradicting(empty_project: Path) -> Path:
+    """60 images of each class, 25 of which are in both."""
+    for index in range(60):
+        save(f"cat/{index:02}.png", shapes(index))
+        save(f"dog/{index:02}.png", shapes(100 + index))
+    for index in range(25):
+        save(f"dog/copy_{index:02}.png", shapes(index))
+    return empty_project
+
+
+def test_all_contradictions_are_in_a_file_and_can_be_dropped(
+    contradicting: Path, capsys: pytest.CaptureFixture
+):
+    own = "dataset.positive_class=cat"
+    with pytest.raises(InputError, match=r"50 images .*split\.contradictions=drop") as error:
+        split(settings(own))
+    assert "duplicate_distance" not in str(error.value)  # it cannot help with exact duplicates
+    with paths.CONTRADICTIONS.open(newline="") as file:
+        listed = {row["path"] for row in csv.DictReader(file)}
+    assert len(listed) == 50
+    split(settings(own, "split.contradictions=drop"))
+    found = counts()
+    assert sum(n for (_, label), n in found.items() if label == "cat") == 35
+    assert sum(n for (_, label), n in found.items() if label == "dog") == 60
+    record = json.loads(paths.SPLIT.read_text())["duplicates"]
+    assert set(record["contradictions_dropped"]) == listed == set(skipped())
+    assert (
+        "50 images have a duplicate in another class. They are left out" in capsys.readouterr().out
+    )
+
+
+def test_all_copies_of_an_image_with_two_classes_are_dropped(empty_project: Path):
+    for index in range(20):
+        save(f"cat/{index:02}.png", shapes(index))
+        save(f"dog/{index:02}.png", shapes(100 + index))
+    for name in ("cat/again.png", "cat/and again.png", "dog/wrong.png"):
+        save(name, shapes(0))
+    split(settings("dataset.positive_class=cat", "split.contradictions=drop"))
+    assert set(skipped()) == {"cat/00.png", "cat/again.png", "cat/and again.png", "dog/wrong.png"}
+
+
+def test_images_like_masks_are_pointed_at(flat: Path, capsys: pytest.CaptureFixture):
+    for index in range(5):
+        mask = np.zeros((90, 90), bool)
+        mask[20 + index : 60, 30:70] = True
+        Image.fromarray(mask).save(IMAGES / "cat" / f"other{index}.png")
+    split(settings("dataset.positive_class=null"))
+    assert "5 of 105 images have almost only two values, as masks" in capsys.readouterr().out

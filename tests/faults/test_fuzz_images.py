@@ -123,7 +123,7 @@ def manifest(empty_project: Path) -> bytes:
 
 
 def write_rows(names: list[str]) -> None:
-    rest = "train", "a" * 64, "0" * 144, "", "", "PNG", "L", 9, 9, 1
+    rest = "train", "a" * 64, "0" * 144, "", "", -1, "PNG", "L", 9, 9, 1
     write_manifest([ImageRow(name, name.split("/")[0], *rest) for name in names])
 
 

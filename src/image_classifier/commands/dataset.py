@@ -8,6 +8,7 @@ conf/dataset/NAME.yaml, makes it the default in conf/config.yaml, and writes par
 """
 
 import argparse
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -22,6 +23,9 @@ from image_classifier.data import sources
 from image_classifier.data.selection import select_images
 from image_classifier.data.survey import Survey, survey
 from image_classifier.errors import InputError
+
+# without quotes, YAML reads these as truth values or null
+YAML_WORDS = {"yes", "no", "on", "off", "true", "false", "null", "none", "y", "n"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,5 +128,18 @@ def text_of(found: Survey) -> str:
     for key, value in found.settings.items():
         if reason := found.guesses.get(key):
             lines.append(f"# a guess: {reason}")
-        lines.append(OmegaConf.to_yaml(OmegaConf.create({key: value})).rstrip())
+        lines.append(f"{key}: {as_yaml(value)}")
     return "\n".join(lines) + "\n"
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as YAML in one line; texts in single quotes, so that patterns stay legible."""
+    if isinstance(value, dict):
+        items = (f"{as_yaml(key)}: {as_yaml(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_/][\w/.-]*", value) and value.lower() not in YAML_WORDS
+        return value if plain else "'" + value.replace("'", "''") + "'"
+    return json.dumps(value)

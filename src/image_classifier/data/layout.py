@@ -23,6 +23,12 @@ SPLIT_NAMES: dict[str, SplitName] = {
 # names such as patient12 or 000123, which classes rarely have
 IDENTIFIER = re.compile(r"[A-Za-z]{1,10}[ _-]?\d+|\d{3,}")
 
+# subfolders of class folders that are no classes themselves
+PARTS = {
+    "images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "raw", "original",
+    "originals", "resized", "processed", "augmented", "crops", "full", "left", "right",
+}  # fmt: skip
+
 Parts = tuple[str, ...]
 
 
@@ -228,6 +234,8 @@ def _common_folders(tree: _Tree) -> set[str]:
         return set()
     names = [set(top.folders) for top in tree.folders.values()]
     common, every = set.intersection(*names), set.union(*names)
+    if {name.lower() for name in common} & PARTS:
+        return set()
     return common if len(common) >= 2 and 2 * len(common) >= len(every) else set()
 
 

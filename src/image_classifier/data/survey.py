@@ -143,7 +143,7 @@ def find_classes(folder: Path, result: Survey) -> None:
             f"{folder} has no two classes: {len(listing.images)} images"
             + (f" in the folder {', '.join(names)}" if names else "")
             + (f", and the tables {', '.join(tables)} do not name them" if tables else "")
-            + f". {problem.strip() or 'Put the images of each class into a folder of its own.'}"
+            + f". {problem.strip() or hint_of_names(listing.images)}"
         )
     name, columns = found
     chosen: dict[str, Any] = {
@@ -165,6 +165,22 @@ def find_classes(folder: Path, result: Survey) -> None:
     result.labels.unused = [
         item for item in [*listing.unused, *result.labels.unused] if item.path != name
     ]
+
+
+def hint_of_names(images: Sequence[str]) -> str:
+    """Return what to do with images that lie in no class folder."""
+    names = Counter(re.match(r"[^\W\d_]*", Path(path).name)[0] for path in images)  # type: ignore[index]
+    classes = [f"{name} ({number})" for name, number in names.most_common() if number >= FEWEST]
+    if 2 <= len(classes) <= 20 and "" not in names:
+        return (
+            f"The names begin with {', '.join(classes)}. If these are the classes, put the images "
+            f"of each into a folder of its own, or list path and label in a table such as "
+            f"labels.csv."
+        )
+    return (
+        "Put the images of each class into a folder of its own, or list path and label of each "
+        "image in a table such as labels.csv."
+    )
 
 
 def best_table(
@@ -262,6 +278,12 @@ def guess_groups(result: Survey) -> None:
         matched = sum(groups.values())
         if sum(number > 1 for number in groups.values()) < FEWEST_GROUPS:
             continue
+        if any(
+            len({(name or image.path) for image, name in zip(images, names, strict=True)
+                 if image.label == label}) < FEWEST
+            for label in {image.label for image in images}
+        ):  # fmt: skip
+            continue  # no groups would be left for a split
         of_class = Counter(image.label for image in images)
         in_class = Counter(
             (image.label, name) for image, name in zip(images, names, strict=True) if name
