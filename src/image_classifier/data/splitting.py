@@ -17,9 +17,9 @@ from image_classifier.config.schema import Split
 from image_classifier.data.labels import SPLITS, SplitName
 from image_classifier.errors import InputError
 
-# How far the share of a class may be from the wanted one, as a fraction of it: 12% to 28% where 20%
-# is wanted. Outside, the fewest possible images are moved. Of 500 images in two classes that grow by
-# 20% five times, none was moved in 99 of 100 trials; in ten classes, 1% of them.
+# How far the share of a class may be from the wanted one, as a fraction of it: 12% to 28% where
+# 20% is wanted. Outside, the fewest possible images are moved. When 500 images in two classes grow
+# by 20% five times, none is moved in 99 of 100 trials; in ten classes, 1% of them.
 TOLERANCE = 0.4
 
 
