@@ -1,0 +1,191 @@
+"""`image-classifier dataset` looks at a folder, and `dvc repro` is the next and only command."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import Project, new_project
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that has run nothing."""
+    return new_project(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture
+def project(plain: Project, tmp_path: Path) -> Project:
+    shutil.copytree(plain.folder, tmp_path / "project")
+    return Project(tmp_path / "project")
+
+
+def draw(folder: Path, number: int, pattern: str = "{:02}.png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(len(str(folder)))
+    for index in range(number):
+        pixels = generator.integers(0, 255, (12, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / pattern.format(index))
+
+
+def written(project: Project, name: str) -> dict:
+    return yaml.safe_load((project.folder / f"conf/dataset/{name}.yaml").read_text())
+
+
+def test_two_lines_from_a_folder_to_a_registered_model(
+    tmp_path_factory: pytest.TempPathFactory, shapes: Path
+):
+    """The README's "bring your own images"."""
+    project = new_project(tmp_path_factory.mktemp("own"))
+    config = project.folder / "conf/config.yaml"
+    for setting in ("height", "width"):
+        config.write_text(config.read_text().replace(f"  {setting}: 200", f"  {setting}: 48"))
+    training = project.folder / "conf/training/full_schedule.yaml"
+    training.write_text(training.read_text().replace("epochs: 12", "epochs: 1"))
+    output = project.command("dataset", str(shapes), "--name", "shapes")
+    assert "of 3 classes" in output
+    assert "  - dataset: shapes " in config.read_text()
+    assert written(project, "shapes")["path"] == str(shapes)
+    project.run("dvc", "repro")
+    assert "shapes-classifier" in project.command("summary")
+
+
+def test_a_repository_is_looked_at_and_fetched(project: Project, tmp_path: Path):
+    folder = tmp_path / "Pets Repo"
+    draw(folder / "data" / "normal", 20)
+    draw(folder / "data" / "sick", 20)
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
+        Project(folder).run("git", *command)
+    output = project.command("dataset", str(folder), "--revision", "HEAD", "--subfolder", "data")
+    assert "40 images of 2 classes" in output
+    settings = written(project, "pets_repo")
+    assert settings["url"] == str(folder)
+    assert settings["subfolder"] == "data"
+    assert settings["positive_class"] == "sick"
+    assert settings["depends_on"] == "conf/dataset/pets_repo.yaml"
+    assert "40 images" in project.command("fetch")
+    project.command("split")
+
+
+def test_a_table_is_found_with_its_columns(project: Project, tmp_path: Path):
+    draw(tmp_path / "skin" / "photos", 60, "ISIC_{:03}.png")
+    rows = [f"ISIC_{i:03},L{i // 3},{['mel', 'nv', 'bcc'][i // 3 % 3]},{i}" for i in range(60)]
+    table = "image_id,lesion_id,dx,age\n" + "\n".join(rows)
+    (tmp_path / "skin" / "metadata.csv").write_text(table)
+    output = project.command("dataset", str(tmp_path / "skin"))
+    assert "Its columns: image_id, lesion_id, dx, age" in output
+    settings = written(project, "skin")
+    assert settings["table"] == "metadata.csv"
+    assert settings["path_column"] == "image_id"
+    assert settings["label_column"] == "dx"
+    assert settings["group_column"] == "lesion_id"
+    project.command("fetch")
+    assert "20 groups, for 60 of 60 images" in project.command("split")
+
+
+def test_columns_of_0_and_1_are_found(project: Project, tmp_path: Path):
+    draw(tmp_path / "skin" / "photos", 30)
+    rows = [f"{i:02},{int(i % 2 == 0)}.0,{int(i % 2 == 1)}.0" for i in range(30)]
+    (tmp_path / "skin" / "truth.csv").write_text("image,MEL,NV\n" + "\n".join(rows))
+    project.command("dataset", str(tmp_path / "skin"))
+    assert written(project, "skin")["label_column"] == ["MEL", "NV"]
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ("{label}/patient{group:03}/study1/{index}.png", 24),
+        ("{label}/person{group}_virus_{index}.png", 24),
+        ("{label}/IM-{group:04}-{index:04}.png", 24),
+        ("{label}/shot{group}_jpg.rf.{index}abcdef01{group:04}.png", 24),
+        ("{label}/{group:02}_{index}.png", 24),
+        ("{label}/{index}x{group}.png", 0),
+    ],
+)
+def test_groups_are_guessed_from_names_and_folders(
+    project: Project, tmp_path: Path, names: str, groups: int
+):
+    generator = np.random.default_rng(0)
+    for group in range(24):
+        for index in range(3):
+            label = "sick" if group % 2 else "normal"
+            path = tmp_path / "set" / names.format(label=label, group=group, index=index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 255, (12, 12), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    output = project.command("dataset", str(tmp_path / "set"))
+    if groups:
+        assert "they stay together in one split" in output
+        project.command("fetch")
+        assert f"{groups} groups, for 72 of 72 images" in project.command("split")
+    else:
+        assert "Groups: none found in the paths" in output
+
+
+def test_what_would_not_be_used_is_excluded_and_said(project: Project, tmp_path: Path):
+    folder = tmp_path / "set"
+    for split in ("train", "test"):
+        draw(folder / split / "yes", 20)
+        draw(folder / split / "no", 20)
+    draw(folder / "pred", 30)
+    output = project.command("dataset", str(folder))
+    assert "30 not used, image in a folder beside the classes or splits: pred/00.png" in output
+    settings = written(project, "set")
+    assert settings["exclude"] == ["/pred/"]
+    assert settings["positive_class"] == "yes"  # a text, not a truth value
+    assert "80 images" in project.command("fetch")
+
+
+def test_links_lead_to_the_folder_that_the_settings_name(project: Project, tmp_path: Path):
+    draw(tmp_path / "store", 40)
+    for index, image in enumerate(sorted((tmp_path / "store").iterdir())):
+        link = tmp_path / "set" / ("cat" if index % 2 else "dog") / image.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(image)
+    project.command("dataset", str(tmp_path / "set"))
+    assert written(project, "set")["links_into"] == str(tmp_path / "store")
+    assert "40 images" in project.command("fetch")
+
+
+def test_labels_that_differ_in_case_are_merged_and_tiny_classes_left_out(
+    project: Project, tmp_path: Path
+):
+    for label, number in (("Cat", 20), ("cat", 10), ("dog", 20), ("eel", 2), ("fox", 20)):
+        draw(tmp_path / "set" / label, number)
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert written(project, "set")["classes"] == {
+        "Cat": "Cat", "cat": "Cat", "dog": "dog", "fox": "fox",
+    }  # fmt: skip
+    assert "70 images of 3 classes" in output
+    assert "with fewer than 5 images or several labels at once: eel" in output
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: draw(folder, 10, "cat{:02}.png"), "10 images. Put the images of each"),
+        (lambda folder: [draw(folder, 10, f"{name}{{:02}}.png") for name in ("cat", "dog")],
+         r"The names begin with cat (10), dog (10)"),
+        (lambda folder: draw(folder / "cat", 10), "in the folder cat"),
+        (lambda folder: None, "no such folder"),
+    ],
+)  # fmt: skip
+def test_a_folder_without_two_classes_changes_nothing(
+    project: Project, tmp_path: Path, make, message: str
+):
+    make(tmp_path / "set")
+    before = (project.folder / "conf/config.yaml").read_text()
+    assert message in project.command("dataset", str(tmp_path / "set"), code=1)
+    assert (project.folder / "conf/config.yaml").read_text() == before
+    assert not (project.folder / "conf/dataset/set.yaml").exists()
+
+
+def test_an_existing_name_is_refused(project: Project, tmp_path: Path):
+    draw(tmp_path / "git" / "cat", 10)
+    output = project.command("dataset", str(tmp_path / "git"), code=1)
+    assert "git.yaml exists already: remove it, or give another --name" in output
+    output = project.command("dataset", str(tmp_path / "git"), "--name", "My Set", code=1)
+    assert "use lower-case letters, digits and underscores" in output
