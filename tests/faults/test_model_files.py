@@ -206,6 +206,7 @@ def is_pickle(data: bytes) -> bool:
     """Return whether the bytes are a complete pickle, of any protocol."""
     try:
         operations = [operation.name for operation, _, _ in pickletools.genops(data)]
+        pickletools.dis(data, io.StringIO())  # raises when the operations do not fit together
     except Exception:
         return False
     # a text can look like a pickle of two operations; a useful pickle has more

@@ -122,7 +122,9 @@ def test_fetch_gives_up_on_a_connection_that_always_breaks_and_keeps_the_last_da
         fetch_from(f"git://127.0.0.1:{port}/pets")
     assert len(sent) == 3
     assert files_in_build() == before
-    assert {path.name for path in paths.BUILD.iterdir()} == {"raw", "fetch.json"}
+    assert {path.name for path in paths.BUILD.iterdir()} == {
+        "raw", "labels.csv", "not_used.csv", "fetch.json"
+    }  # fmt: skip
 
 
 def test_an_unreachable_host_is_reported(empty_project: Path):
