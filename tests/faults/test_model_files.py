@@ -7,6 +7,7 @@ import marshal
 import os
 import pickle
 import pickletools
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,6 @@ import pytest
 from conftest import Project, copy_of
 from image_classifier.config import compose
 from image_classifier.errors import InputError
-from image_classifier.project import digests
 from image_classifier.tracking import verified_models
 
 NAME = "synthetic-xray-classifier"
@@ -163,8 +163,11 @@ def test_a_version_of_another_release_is_refused_with_what_helps(
     code = folder / "pyfunc_model.py"
     code.write_text("from image_classifier import gone\n" + code.read_text())
     client = mlflow.MlflowClient(project.store)
-    client.set_model_version_tag(NAME, "1", "model_sha256", digests.of_folder(folder))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
+    with pytest.raises(InputError, match="are not what was registered") as refused:
+        load_for_serving(MODEL)
+    digest = re.search("SHA-256 ([0-9a-f]{64})", str(refused.value))[1]
+    client.set_model_version_tag(NAME, "1", "model_sha256", digest)
     with pytest.raises(InputError, match=r"by another version of this package.*dvc repro"):
         load_for_serving(MODEL)
 

@@ -24,7 +24,8 @@ NO_ROW = "image without a row in the table"
 LINK = "link that is not followed"
 SPECIAL = "pipe, socket or device"
 SUBMODULE = "git submodule"
-EXPECTED = {IN_NO_CLASS, OTHER_FOLDER, NO_ROW, LINK, SPECIAL, SUBMODULE}
+UNREAD = "image or video in a format that is not read"
+EXPECTED = {IN_NO_CLASS, OTHER_FOLDER, NO_ROW, LINK, SPECIAL, SUBMODULE, UNREAD}
 
 SYSTEM = "system or thumbnail file or folder"
 MASK = "mask"
@@ -40,6 +41,12 @@ MASK_WORDS = "masks?|segs?|segmentations?|gt|ground[ _-]?truths?"
 MASK_FOLDER = re.compile(rf"(?:.*[ _-])?(?:{MASK_WORDS}|annotations?|labels?)", re.IGNORECASE)
 MASK_NAME = re.compile(rf"(.+?)[ _.-]+(?:{MASK_WORDS})(?:[ _.-]*\d+)?", re.IGNORECASE)
 
+# formats of cameras, hospitals, microscopes and drawing programs that the decoder does not read
+UNREAD_ENDINGS = {
+    ".dcm", ".dicom", ".nii", ".mha", ".mhd", ".nrrd", ".heic", ".heif", ".cr2", ".cr3", ".nef",
+    ".arw", ".dng", ".raf", ".orf", ".rw2", ".psd", ".svg", ".eps", ".exr", ".hdr", ".jxl", ".svs",
+    ".ndpi", ".czi", ".mp4", ".avi", ".mov", ".mkv", ".webm",
+}  # fmt: skip
 Image.init()
 SAMPLE = 5  # files of a folder that are opened to tell whether they are masks
 IMAGE_ENDINGS = {
@@ -98,7 +105,8 @@ def list_files(
             listing.unused.append(UnusedFile(printable(Path(relative)), kind[0], kind[1]))
         elif not _is_image(path):
             ending = path.suffix.lower() or "without an ending"
-            listing.unused.append(UnusedFile(printable(Path(relative)), f"other file ({ending})"))
+            kind_of_file = UNREAD if ending in UNREAD_ENDINGS else f"other file ({ending})"
+            listing.unused.append(UnusedFile(printable(Path(relative)), kind_of_file))
         else:
             check_name(path)
             listing.images.append(relative)
@@ -137,6 +145,11 @@ def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str
                 if all(map(is_flat, files[:: max(1, len(files) // SAMPLE)][:SAMPLE])):
                     masks |= set(files)
     return masks
+
+
+def escaped(path: str) -> str:
+    """Return a path as a pattern of .gitignore that matches just this path."""
+    return re.sub(r"([\\*?\[\]!# ])", r"\\\1", path)
 
 
 def looks_like_mask(path: Path) -> bool:

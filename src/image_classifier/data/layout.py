@@ -6,6 +6,7 @@ split folders in them. They may be some levels deep, and there may be other fold
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,8 +21,8 @@ SPLIT_NAMES: dict[str, SplitName] = {
     "eval": "validation", "test": "test", "testing": "test", "holdout": "test",
 }  # fmt: skip
 
-# names such as patient12 or 000123, which classes rarely have
-IDENTIFIER = re.compile(r"[A-Za-z]{1,10}[ _-]?\d+|\d{3,}")
+# names such as patient12, 000123 or 2024-01-31, which classes rarely have
+IDENTIFIER = re.compile(r"[A-Za-z]{1,10}[ _-]?\d+|\d{3,}|\d+[._-][\d._-]+")
 
 # subfolders of class folders that are no classes themselves
 PARTS = {
@@ -131,13 +132,15 @@ def refuse_similar_names(labels: Collection[str]) -> None:
     """Raise an InputError if two labels differ only in case, or in the encoding of letters."""
     alike: dict[str, list[str]] = {}
     for label in sorted(labels):
-        alike.setdefault(unicodedata.normalize("NFKC", label).casefold(), []).append(label)
+        plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        alike.setdefault(plain, []).append(label)
     for names in alike.values():
         if len(names) > 1:
             raise InputError(
-                f"The classes {' and '.join(names)} differ only in upper and lower case, or in the "
-                f"encoding of the same letters. Rename one, or merge them: list all classes in "
-                f"dataset.classes, e.g. dataset.classes={{{names[0]}: {names[1]}, ...}}."
+                f"The classes {' and '.join(map(repr, names))} differ only in upper and lower "
+                f"case, in spaces, or in the encoding of the same letters. Rename one, or merge "
+                f"them: list all classes in dataset.classes, e.g. "
+                f"dataset.classes={{{names[0]}: {names[1]}, ...}}."
             )
 
 
@@ -197,6 +200,14 @@ def _label(tree: _Tree, classes: set[str], labels: Labels) -> None:
             f"are the classes? List them in dataset.classes, e.g. "
             f"dataset.classes={{{min(tops)}: {min(tops)}, ...}}."
         )
+    if main := _main_folder(tree):
+        for name, top in tops.items():
+            if name != main:
+                _unused(top.paths(), OTHER_FOLDER, labels)
+        _unused(tree.direct, IN_NO_CLASS, labels)
+        labels.notes.append(f"The class folders are in {'/'.join((*tree.prefix, main))}/.")
+        _label(tops[main].descend(), classes, labels)
+        return
     deeper = {name for top in tops.values() for name in top.folders}
     if common or classes & deeper:
         for source, top in tops.items():
@@ -229,14 +240,31 @@ def _split_folders(tree: _Tree) -> dict[str, SplitName]:
 
 
 def _common_folders(tree: _Tree) -> set[str]:
-    """Return the names of the subfolders that all folders share, if they share most of them."""
+    """Return the names of the subfolders that repeat, if most images are in such subfolders."""
     if len(tree.folders) < 2 or any(top.direct for top in tree.folders.values()):
         return set()
-    names = [set(top.folders) for top in tree.folders.values()]
-    common, every = set.intersection(*names), set.union(*names)
-    if {name.lower() for name in common} & PARTS:
+    number = Counter(name for top in tree.folders.values() for name in top.folders)
+    repeated = {name for name in number if number[name] > 1}
+    if {name.lower() for name in repeated} & PARTS:
         return set()
-    return common if len(common) >= 2 and 2 * len(common) >= len(every) else set()
+    size = sum(
+        child.size
+        for top in tree.folders.values()
+        for name, child in top.folders.items()
+        if name in repeated
+    )
+    # with one class only in some folders, such as a day without a defect, the name counts, too
+    every = repeated | set(number) if size >= 0.6 * tree.size else set()
+    return every if repeated and len(every) >= 2 else set()
+
+
+def _main_folder(tree: _Tree) -> str | None:
+    """Return the folder with class folders that holds nearly all images, beside plain ones."""
+    for name, top in tree.folders.items():
+        classes = [child for child in top.folders.values() if child.size]
+        if len(classes) >= 2 and not top.direct and top.size >= 0.9 * tree.size:
+            return name
+    return None
 
 
 def _add_classes(tree: _Tree, split: str, source: str, labels: Labels) -> None:

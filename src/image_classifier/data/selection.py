@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import EXPECTED, LINK, list_files
+from image_classifier.data.folders import EXPECTED, LINK, MASK, escaped, list_files
 from image_classifier.data.labels import Labels, summarize_unused
 from image_classifier.data.layout import choose_classes, labels_from_folders
 from image_classifier.data.table import find_tables, labels_from_table
@@ -27,8 +27,12 @@ def select_images(key: str, folder: Path, source: ImageSource, minimum_classes: 
     """
     listing = list_files(folder, source.include, source.exclude, source.links_into)
     if source.table is not None:
-        labels = labels_from_table(folder, listing.images, source)
-        used_table = [item for item in listing.unused if item.path != source.table]
+        # what the table names is no mask, whatever its name
+        masks = [item.path for item in listing.unused if item.kind == MASK]
+        labels = labels_from_table(folder, [*listing.images, *masks], source)
+        named = {image.path for image in labels.images} | {source.table}
+        labels.unused = [item for item in labels.unused if item.path not in masks]
+        used_table = [item for item in listing.unused if item.path not in named]
     else:
         labels = labels_from_folders(listing.images, source.classes, listing.empty_folders)
         used_table = listing.unused
@@ -91,7 +95,7 @@ def check_unused(key: str, labels: Labels, maximum: float) -> None:
     lines = "\n  ".join(summarize_unused(lost, at_most=10))
     used = {image.path.split("/")[0] for image in labels.images}
     places = sorted({item.path.split("/")[0] for item in lost} - used)
-    pattern = f"/{places[0]}" if places else "PATTERN"
+    pattern = f"/{escaped(places[0])}" if places else "PATTERN"
     advice = [
         f"To leave them out on purpose, list them: {key}.exclude=[{pattern}]. Or increase "
         f"{key}.maximum_unused."

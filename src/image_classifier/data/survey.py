@@ -5,14 +5,22 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import EXPECTED, LINK, list_files, looks_like_mask
+from image_classifier.data.folders import (
+    EXCLUDED,
+    EXPECTED,
+    LINK,
+    MASK,
+    escaped,
+    list_files,
+    looks_like_mask,
+)
 from image_classifier.data.images import FORMATS
 from image_classifier.data.labels import (
     LabelledImage,
@@ -24,6 +32,7 @@ from image_classifier.data.labels import (
 from image_classifier.data.layout import choose_classes, labels_from_folders
 from image_classifier.data.splitting import first_match
 from image_classifier.data.table import (
+    SPLIT_NAMES,
     Columns,
     find_tables,
     guess_columns,
@@ -89,6 +98,7 @@ def survey(folder: Path, *, local: bool) -> Survey:
         result.settings["links_into"] = store
         result.guesses["links_into"] = "the links of the dataset lead to this folder"
     find_classes(folder, result)
+    complete_splits(result)
     merge_and_leave_out(result)
     leave_out_the_rest(result)
     guess_groups(result)
@@ -130,7 +140,8 @@ def find_classes(folder: Path, result: Survey) -> None:
                 f"Not used as labels, because the folders have classes: {', '.join(tables[:5])}."
             )
         return
-    found = best_table(folder, tables, listing.images)
+    problems: list[str] = []
+    found = best_table(folder, tables, listing.images, problems)
     if found is None:
         for path in find_tables(folder.resolve().parent):
             if "/" not in path:
@@ -138,6 +149,7 @@ def find_classes(folder: Path, result: Survey) -> None:
                     f" {path} lies beside this folder: if it has the labels, run "
                     f"`image-classifier dataset {folder.resolve().parent}`."
                 )
+        problem += "".join(f" {text}" for text in problems)
         names = sorted({image.label for image in labels.images})
         raise InputError(
             f"{folder} has no two classes: {len(listing.images)} images"
@@ -155,16 +167,30 @@ def find_classes(folder: Path, result: Survey) -> None:
     }
     for kind in ("split", "group", "source"):
         chosen[f"{kind}_column"] = getattr(columns, kind)
+    table = read_table(folder, name)
+    for column in table.header:
+        if columns.split is None and column.lower() in SPLIT_NAMES:
+            values = sorted({row[column] for row in table.rows})[:5]
+            result.findings.append(
+                f"The column {column} is not used: splits have the names train, validation and "
+                f"test, its values are {', '.join(map(repr, values))}."
+            )
     source = ImageSource(path=str(folder), **chosen)
     result.settings |= {
         key: value for key, value in chosen.items() if value != f"{key.removesuffix('_column')}"
     }
-    header = read_table(folder, name).header
+    header = table.header
     result.findings.append(f"The table {name} has the labels. Its columns: {', '.join(header)}.")
-    result.labels = labels_from_table(folder, listing.images, source)
-    result.labels.unused = [
-        item for item in [*listing.unused, *result.labels.unused] if item.path != name
-    ]
+    masks = [item.path for item in listing.unused if item.kind == MASK]
+    result.labels = labels_from_table(folder, [*listing.images, *masks], source)
+    used = {image.path for image in result.labels.images} | {name}
+    others = [item for item in result.labels.unused if item.path not in masks]
+    result.labels.unused = [item for item in [*listing.unused, *others] if item.path not in used]
+
+
+def plain(label: str) -> str:
+    """Return a label without differences in case and spaces."""
+    return " ".join(label.casefold().split())
 
 
 def hint_of_names(images: Sequence[str]) -> str:
@@ -184,19 +210,49 @@ def hint_of_names(images: Sequence[str]) -> str:
 
 
 def best_table(
-    folder: Path, tables: Sequence[str], images: Sequence[str]
+    folder: Path, tables: Sequence[str], images: Sequence[str], problems: list[str]
 ) -> tuple[str, Columns] | None:
-    """Return the table that names the most images, and its columns, or None."""
+    """Return the table that names the most images, and its columns, or None.
+
+    Why a table cannot be read is added to `problems`.
+    """
     best: tuple[int, str, Columns] | None = None
     for name in tables:
         try:
             table = read_table(folder, name)
-        except InputError:
+        except InputError as error:
+            problems.append(str(error))
             continue
         columns = guess_columns(table, images)
         if columns and (best is None or len(table.rows) > best[0]):
             best = (len(table.rows), name, columns)
     return (best[1], best[2]) if best else None
+
+
+def complete_splits(result: Survey) -> None:
+    """Leave out splits that lack a class of training, and classes that training lacks."""
+    images = result.labels.images
+    classes = {image.label for image in images if image.split in ("", "train")}
+    if more := {image.label for image in images} - classes:
+        result.settings["classes"] = {label: label for label in sorted(classes)}
+        result.guesses["classes"] = f"training has no images of {', '.join(sorted(more))}"
+        result.labels = choose_classes(result.labels, result.settings["classes"])
+    for split in ("validation", "test"):
+        own = [image for image in result.labels.images if image.split == split]
+        missing = classes - {image.label for image in own}
+        if not own or not missing:
+            continue
+        why = f"{split} has no images of {', '.join(sorted(missing)[:5])}, so it is drawn"
+        if "table" in result.settings:
+            result.settings["split_column"] = None
+            result.guesses["split_column"] = why
+            result.labels.images = [replace(image, split="") for image in result.labels.images]
+            return
+        places = sorted({escaped(os.path.commonpath([Path(i.path).parent for i in own]))})
+        result.settings["exclude"] = [f"/{place}/" for place in places]
+        result.guesses["exclude"] = why
+        result.labels.images = [i for i in result.labels.images if i.split != split]
+        result.labels.unused += [UnusedFile(image.path, EXCLUDED) for image in own]
 
 
 def merge_and_leave_out(result: Survey) -> None:
@@ -205,7 +261,7 @@ def merge_and_leave_out(result: Survey) -> None:
     counts = Counter(image.label for image in labels.images)
     merged: dict[str, str] = {}
     for label, _ in counts.most_common():
-        same = next((kept for kept in merged.values() if kept.casefold() == label.casefold()), None)
+        same = next((kept for kept in merged.values() if plain(kept) == plain(label)), None)
         merged[label] = same or label
     totals: Counter[str] = Counter()
     for label, number in counts.items():
@@ -238,8 +294,13 @@ def leave_out_the_rest(result: Survey) -> None:
     kinds = {item.kind for item in lost}
     patterns = {pattern_of(item, result.labels.images) for item in lost}
     if None not in patterns and len(patterns) <= 20:
-        result.settings["exclude"] = sorted(filter(None, patterns))
-        result.guesses["exclude"] = f"{len(lost)} files: {', '.join(sorted(kinds))}"
+        former = result.settings.get("exclude", [])
+        result.settings["exclude"] = sorted({*former, *filter(None, patterns)})
+        reasons = [
+            result.guesses.get("exclude", ""),
+            f"{len(lost)} files: {', '.join(sorted(kinds))}",
+        ]
+        result.guesses["exclude"] = "; ".join(filter(None, reasons))
         return
     result.settings["maximum_unused"] = math.ceil(100 * len(lost) / total) / 100
     result.guesses["maximum_unused"] = f"{len(lost)} files: {', '.join(sorted(kinds))}"
@@ -250,13 +311,13 @@ def pattern_of(item: UnusedFile, images: Sequence[LabelledImage]) -> str | None:
     path = Path(item.path)
     top = f"{path.parts[0]}/"
     if len(path.parts) > 1 and not any(image.path.startswith(top) for image in images):
-        return f"/{top}"
+        return f"/{escaped(top)}"
     beside = f"{path.parent.as_posix()}/" if path.parent.parts else ""
     used = any(
         Path(image.path).parent == path.parent and Path(image.path).suffix == path.suffix
         for image in images
     )
-    return None if used or not path.suffix else f"/{beside}*{path.suffix}"
+    return None if used or not path.suffix else f"/{escaped(beside)}*{escaped(path.suffix)}"
 
 
 def guess_groups(result: Survey) -> None:

@@ -21,7 +21,7 @@ PATH_NAMES = (
 )  # fmt: skip
 LABEL_NAMES = (
     "label", "labels", "class", "class_name", "classname", "category", "target", "diagnosis", "dx",
-    "finding labels", "species", "breed", "label_name", "y",
+    "finding labels", "species", "breed", "label_name",
 )  # fmt: skip
 SPLIT_NAMES = ("split", "set", "subset", "partition", "fold", "dataset", "is_train", "phase")
 GROUP_NAMES = (
@@ -39,6 +39,9 @@ SOURCE_NAMES = (
     "camera",
     "scanner",
 )
+
+
+MISSING = {"", "nan", "na", "n/a", "#n/a"}  # how programs write that a value is missing
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,15 @@ def labels_from_table(folder: Path, images: Sequence[str], source: ImageSource) 
         path = found[0]
         with_row.add(path)
         label = label_of(row, columns.label, table.name)
-        if not label:
+        if label.lower() in MISSING:
             labels.unused.append(UnusedFile(path, NO_LABEL))
             continue
         image = LabelledImage(
             path,
             label,
             split_in(row, columns.split, table.name),
-            row[columns.group].strip() if columns.group else "",
-            row[columns.source].strip() if columns.source else "",
+            known(row[columns.group]) if columns.group else "",
+            known(row[columns.source]) if columns.source else "",
         )
         if image in seen:
             counts["rows repeat another row"] += 1
@@ -150,10 +153,15 @@ def read_table(folder: Path, name: str) -> Table:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not in UTF-8: save it as CSV in UTF-8.") from None
     lines = text.splitlines(keepends=True)
+    if lines and lines[0].lower().startswith("sep="):  # Excel's line for the separator
+        lines = lines[1:]
     first = lines[0] if lines else ""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     rows = list(csv.reader(lines, delimiter=delimiter))
     header = [column.strip() for column in rows[0]] if rows else []
+    while header and not header[-1]:  # empty columns at the end, as spreadsheets write them
+        header.pop()
+    rows = [row[: len(header)] if not any(row[len(header) :]) else row for row in rows]
     if len(header) < 2 or len(set(header)) < len(header):
         raise InputError(f"{path}: the first line must have two or more different column names.")
     result = []
@@ -250,6 +258,11 @@ def guess_columns(table: Table, images: Sequence[str]) -> Columns | None:
             ]
             label = few[0] if len(few) == 1 else None
     return Columns(path, label, split, group, source) if label else None
+
+
+def known(value: str) -> str:
+    """Return a value without spaces around it; empty when it says that it is missing."""
+    return "" if value.strip().lower() in MISSING else value.strip()
 
 
 def label_of(row: dict[str, str], column: str | tuple[str, ...], table: str) -> str:
