@@ -1,6 +1,7 @@
 """`image-classifier dataset` looks at a folder, and `dvc repro` is the next and only command."""
 
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def project(plain: Project, tmp_path: Path) -> Project:
 
 def draw(folder: Path, number: int, pattern: str = "{:02}.png") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(len(str(folder)))
+    generator = np.random.default_rng(zlib.crc32(str(folder).encode()))
     for index in range(number):
         pixels = generator.integers(0, 255, (12, 12), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / pattern.format(index))
@@ -189,3 +190,38 @@ def test_an_existing_name_is_refused(project: Project, tmp_path: Path):
     assert "git.yaml exists already: remove it, or give another --name" in output
     output = project.command("dataset", str(tmp_path / "git"), "--name", "My Set", code=1)
     assert "use lower-case letters, digits and underscores" in output
+
+
+def test_splits_that_lack_a_class_are_drawn_and_unknown_classes_left_out(
+    project: Project, tmp_path: Path
+):
+    folder = tmp_path / "set"
+    for path in ("train/a", "train/b", "val/a", "test/a", "test/b", "test/other"):
+        draw(folder / path, 20)
+    output = project.command("dataset", str(folder))
+    settings = written(project, "set")
+    assert settings["exclude"] == ["/val/a/"]
+    assert settings["classes"] == {"a": "a", "b": "b"}
+    assert "validation has no images of b, so it is drawn" in output
+    project.command("fetch")
+    project.command("split")
+
+
+def test_a_table_as_spreadsheets_write_it(project: Project, tmp_path: Path):
+    draw(tmp_path / "set" / "bilder", 40)
+    rows = [f"{i:02}.png;{'Müll' if i % 2 else 'Öl'};;" for i in range(40)]
+    table = "\ufeffsep=;\r\nDatei;Klasse;;\r\n"
+    (tmp_path / "set" / "Tabelle.csv").write_text(table + "\r\n".join(rows), newline="")
+    project.command("dataset", str(tmp_path / "set"))
+    settings = written(project, "set")
+    assert (settings["path_column"], settings["label_column"]) == ("Datei", "Klasse")
+    assert "20 Müll, 20 Öl" in project.command("fetch")
+
+
+def test_a_split_column_with_other_names_is_said(project: Project, tmp_path: Path):
+    draw(tmp_path / "set" / "images", 40)
+    rows = [f"{i:02},{'a' if i % 2 else 'b'},{i % 3}" for i in range(40)]
+    (tmp_path / "set" / "t.csv").write_text("id,label,split\n" + "\n".join(rows))
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert "The column split is not used" in output
+    assert "'0', '1', '2'" in output

@@ -242,3 +242,43 @@ def test_unequal_classes_are_said(empty_project: Path, capsys: pytest.CaptureFix
     draw("dog", 30)
     fetch(settings())
     assert "The classes are unequal: 30 dog, 3 cat" in capsys.readouterr().out
+
+
+def test_days_without_a_class_are_sources_too(empty_project: Path):
+    draw_all("2024-01-01/cat", "2024-01-02/cat", "2024-01-03/cat", "2024-01-03/dog")
+    fetch(settings())
+    assert counts() == {"all": {"cat": 9, "dog": 3}}
+
+
+def test_a_folder_beside_the_folder_of_the_dataset_is_no_class(empty_project: Path):
+    draw_all("data/cat", "data/dog", number=20)
+    draw("docs", 2)
+    fetch(settings())
+    assert counts() == {"all": {"cat": 20, "dog": 20}}
+    assert unused() == {"image in a folder beside the classes or splits": 2}
+
+
+def test_a_class_in_a_format_that_is_not_read_is_not_lost_in_silence(empty_project: Path):
+    draw_all("cat", "dog")
+    Path("pets/bird").mkdir()
+    for index in range(3):
+        Path(f"pets/bird/{index}.dcm").write_bytes(b"DICM")
+    with pytest.raises(InputError, match=r"(?s)3 of 9 images .*format that is not read: bird/"):
+        fetch(settings())
+
+
+def test_labels_that_differ_in_spaces_are_refused(empty_project: Path):
+    draw_all("cat", "cat ", "dog")
+    with pytest.raises(InputError, match=r"'cat' and 'cat ' differ only in .*spaces"):
+        fetch(settings())
+
+
+def test_a_pattern_proposed_for_an_odd_name_matches_it(empty_project: Path):
+    for split in ("train", "test"):
+        draw_all(f"{split}/cat", f"{split}/dog")
+    draw("[un labelled] #1", 9)
+    with pytest.raises(InputError) as error:
+        fetch(settings())
+    pattern = str(error.value).partition("dataset.exclude=[")[2].partition("]. Or")[0]
+    fetch(settings(f"dataset.exclude=['{pattern}']"))
+    assert unused() == {"excluded by the settings include and exclude": 9}

@@ -193,3 +193,23 @@ def test_the_labels_file_is_checked(images: Path):
     paths.LABELS.write_text("a,b\n")
     with pytest.raises(InputError, match=r"labels\.csv is damaged.*dvc repro -f -s fetch"):
         read_labels(paths.LABELS, "fetch")
+
+
+def test_missing_values_are_no_labels_and_no_groups(images: Path):
+    rows = ["path,label,group"]
+    for i in range(60):
+        label = "nan" if i < 3 else "cat" if i % 2 else "dog"
+        rows.append(f"{i:03},{label},{'N/A' if i % 2 else f'p{i}'}")
+    Path("pets/labels.csv").write_text("\n".join(rows))
+    fetch(settings())
+    assert counts() == {"all": {"cat": 29, "dog": 28}}
+    assert {image.group for image in read_labels(paths.LABELS, "") if image.label == "cat"} == {""}
+
+
+def test_what_a_table_names_is_no_mask(images: Path):
+    for i in range(0, 60, 2):
+        Path(f"pets/images/{i + 1:03}.png").rename(f"pets/images/{i:03}_mask.png")
+    rows = [f"{i:03},dog\n{i:03}_mask,cat" for i in range(0, 60, 2)]
+    Path("pets/labels.csv").write_text("path,label\n" + "\n".join(rows))
+    fetch(settings())
+    assert counts() == {"all": {"cat": 30, "dog": 30}}

@@ -144,7 +144,9 @@ def test_a_single_class_is_refused(folder: Path):
 @pytest.mark.parametrize("alike", ["Cat", "CAT", "ｃat"])
 def test_classes_that_differ_only_in_case_are_refused(folder: Path, alike: str):
     draw(folder / alike, 3)
-    with pytest.raises(InputError, match=f"({alike} and cat|cat and {alike}) differ only in"):
+    with pytest.raises(
+        InputError, match=f"('{alike}' and 'cat'|'cat' and '{alike}') differ only in"
+    ):
         fetch(pets())
 
 

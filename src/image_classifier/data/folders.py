@@ -25,13 +25,13 @@ LINK = "link that is not followed"
 SPECIAL = "pipe, socket or device"
 SUBMODULE = "git submodule"
 UNREAD = "image or video in a format that is not read"
-EXPECTED = {IN_NO_CLASS, OTHER_FOLDER, NO_ROW, LINK, SPECIAL, SUBMODULE, UNREAD}
+NO_LABEL = "image whose row has no label"
+EXPECTED = {IN_NO_CLASS, OTHER_FOLDER, NO_ROW, NO_LABEL, LINK, SPECIAL, SUBMODULE, UNREAD}
 
 SYSTEM = "system or thumbnail file or folder"
 MASK = "mask"
 EXCLUDED = "excluded by the settings include and exclude"
 LEFT_OUT_CLASS = "left out by the setting classes"
-NO_LABEL = "image whose row has no label"
 
 SYSTEM_NAMES = {
     "__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "#recycle", "$recycle.bin",

@@ -262,7 +262,7 @@ def merge_and_leave_out(result: Survey) -> None:
     merged: dict[str, str] = {}
     for label, _ in counts.most_common():
         same = next((kept for kept in merged.values() if plain(kept) == plain(label)), None)
-        merged[label] = same or label
+        merged[label] = same or label.strip()
     totals: Counter[str] = Counter()
     for label, number in counts.items():
         totals[merged[label]] += number
@@ -275,7 +275,7 @@ def merge_and_leave_out(result: Survey) -> None:
     result.settings["classes"] = classes
     reasons = []
     if any(label != name for label, name in classes.items()):
-        reasons.append("labels that differ in upper and lower case are merged")
+        reasons.append("labels that differ in case or spaces are merged")
     if rare:
         reasons.append(
             f"left out, with fewer than {FEWEST} images or several labels at once: "
