@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from sklearn.model_selection import StratifiedGroupKFold
@@ -67,18 +67,24 @@ def first_match(pattern: str | None, text: str) -> str:
     return (match[1] if match.re.groups else match[0]) or "" if match else ""
 
 
-def assign(items: Sequence[Item], split: Split) -> tuple[list[SplitName], list[str]]:
+def assign(
+    items: Sequence[Item], split: Split, given: Collection[str]
+) -> tuple[list[SplitName], list[str]]:
     """Return the split of every image, the dataset's own or a drawn one, and remarks for people.
 
     A split that the dataset has not itself is drawn from its training images. The share of every
     class is a share of images. It may differ from the wanted share by TOLERANCE; where
     a group is too large for that, the remarks name it.
+
+    Args:
+        items: The images.
+        split: Fractions and seed.
+        given: The splits that the dataset has itself, even if all their images leaked.
     """
     splits: list[SplitName] = [
         next((name for name in SPLITS if name == item.given), "train") for item in items
     ]
     remarks: list[str] = []
-    given = set(splits) if any(item.given for item in items) else set()
     for name, fraction in (
         ("test", split.test_fraction),
         ("validation", split.validation_fraction),

@@ -349,6 +349,16 @@ def guess_groups(result: Survey) -> None:
         in_class = Counter(
             (image.label, name) for image, name in zip(images, names, strict=True) if name
         )
+        places: dict[str, set[str]] = {}
+        for image, name in zip(images, names, strict=True):
+            if name:
+                places.setdefault(name, set()).add(image.split)
+        if any(len(splits) > 1 for splits in places.values()):
+            result.findings.append(
+                f"The pattern {pattern} finds {what} in two splits of the dataset: if these are "
+                f"the same, set it as dataset.group_pattern."
+            )
+            continue  # as a guess it would drop the dataset's own test images
         if any(n > LARGEST_GROUP * of_class[label] for (label, _), n in in_class.items()):
             continue
         if best is None or matched > best[0]:

@@ -104,7 +104,8 @@ def split(config: Config) -> None:
         )
         for index in kept
     ]
-    splits, of_shares = assign(items, config.split)
+    given = {image.split for image in found if image.split}
+    splits, of_shares = assign(items, config.split, given)
     folds = assign_folds(items, splits, config.split)
     rows = [
         manifest_row(images[index], name, fold)
