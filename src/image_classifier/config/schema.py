@@ -80,8 +80,8 @@ class ImageSource(Section):
     )
     include: list[str] | None = Field(
         default=None,
-        description="Patterns as in .gitignore. Only files that match are used, even if they look "
-        "like masks; null: every image that does not.",
+        description="Patterns as in .gitignore. Only files that match are used, also those that "
+        "look like masks. null: all images, except those that look like masks.",
     )
     exclude: list[str] = Field(
         default=[], description="Patterns as in .gitignore, of files that are not used."
