@@ -126,7 +126,7 @@ def test_a_damaged_file_is_skipped(tmp_path: Path, damage: str, capsys: pytest.C
     spoil(epoch_file(tmp_path, 2), damage)
     assert restore(compiled(), tmp_path, training).epochs == 1  # the best one's file is whole
     assert (
-        "epoch-000002.npz, or the best epoch's checkpoint that it needs, is damaged"
+        "epoch-000002.npz cannot be used: it, or the one of its best epoch, is damaged"
         in capsys.readouterr().out
     )
     spoil(epoch_file(tmp_path, 1), damage)

@@ -1,6 +1,7 @@
 """`image-classifier dataset` looks at a folder, and `dvc repro` is the next and only command."""
 
 import shutil
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_labels_that_differ_in_case_are_merged_and_tiny_classes_left_out(
         (lambda folder: draw(folder, 10, "cat{:02}.png"), "10 images. Put the images of each"),
         (lambda folder: [draw(folder, 10, f"{name}{{:02}}.png") for name in ("cat", "dog")],
          r"The names begin with cat (10), dog (10)"),
-        (lambda folder: draw(folder / "cat", 10), "in the folder cat"),
+        (lambda folder: draw(folder / "cat", 10), "images in the folder cat"),
         (lambda folder: None, "no such folder"),
     ],
 )  # fmt: skip
@@ -225,3 +226,48 @@ def test_a_split_column_with_other_names_is_said(project: Project, tmp_path: Pat
     output = project.command("dataset", str(tmp_path / "set"))
     assert "The column split is not used" in output
     assert "'0', '1', '2'" in output
+
+
+def test_the_table_with_a_column_of_labels_is_chosen(project: Project, tmp_path: Path):
+    draw(tmp_path / "set" / "train", 40)
+    draw(tmp_path / "set" / "test", 60, "t{:02}.png")
+    for name, header, line, number in (
+        ("train.csv", "id,label", "{i:02},{label}", 40),
+        ("people.csv", "id,sex", "{i:02},{label}", 40),
+        ("sample_submission.csv", "id,label", "t{i:02},0", 60),
+    ):
+        rows = [line.format(i=i, label="a" if i % 2 else "b") for i in range(number)]
+        (tmp_path / "set" / name).write_text("\n".join([header, *rows]))
+    project.command("dataset", str(tmp_path / "set"))
+    assert written(project, "set")["table"] == "train.csv"
+
+
+def test_labels_in_two_encodings_of_the_same_letters_are_merged(project: Project, tmp_path: Path):
+    for form in ("NFC", "NFD"):
+        draw(tmp_path / "set" / unicodedata.normalize(form, "Müll"), 10)
+    draw(tmp_path / "set" / "glas", 20)
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert "40 images of 2 classes" in output
+
+
+def test_no_group_is_guessed_that_would_empty_the_datasets_own_test_split(
+    project: Project, tmp_path: Path
+):
+    for split in ("train", "test"):
+        for label in ("apple", "pear"):
+            for index in range(15):
+                draw(tmp_path / "set" / split / label, 2, f"{index}_{{}}.png")
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert "Numbered series seem to be in two splits of the dataset" in output
+    assert "group_pattern" not in written(project, "set")
+
+
+def test_a_split_of_which_all_images_leak_is_not_drawn_again(project: Project, tmp_path: Path):
+    for label in ("apple", "pear"):
+        draw(tmp_path / "set" / "train" / label, 20)
+        shutil.copytree(tmp_path / "set/train" / label, tmp_path / "set/test" / label)
+    project.command("dataset", str(tmp_path / "set"))
+    project.command("fetch")
+    output = project.command("split", code=1)
+    assert "40 images occur in two splits" in output
+    assert "No image is left for test/" in output

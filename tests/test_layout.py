@@ -282,3 +282,34 @@ def test_a_pattern_proposed_for_an_odd_name_matches_it(empty_project: Path):
     pattern = str(error.value).partition("dataset.exclude=[")[2].partition("]. Or")[0]
     fetch(settings(f"dataset.exclude=['{pattern}']"))
     assert unused() == {"excluded by the settings include and exclude": 9}
+
+
+@pytest.mark.parametrize("names", [("TrainData", "TestData"), ("train2017", "test2017")])
+def test_split_folders_with_a_word_or_a_year_in_their_names(
+    empty_project: Path, names: tuple[str, str]
+):
+    for name in names:
+        draw_all(f"{name}/cat", f"{name}/dog")
+    fetch(settings())
+    assert counts() == {"train": {"cat": 3, "dog": 3}, "test": {"cat": 3, "dog": 3}}
+
+
+def test_a_class_without_a_split_of_its_own_keeps_the_splits_of_the_others(empty_project: Path):
+    draw_all("cat/train", "cat/test", "dog/train", "dog/test", "eel/train")
+    fetch(settings("dataset.positive_class=null"))
+    assert counts()["train"] == {"cat": 3, "dog": 3, "eel": 3}
+    assert counts()["test"] == {"cat": 3, "dog": 3}
+
+
+def test_classes_may_be_called_after_one_split(empty_project: Path):
+    draw_all("test_positive", "test_negative")
+    fetch(settings("dataset.positive_class=test_positive"))
+    assert counts() == {"all": {"test_negative": 3, "test_positive": 3}}
+
+
+def test_photographs_with_a_word_for_masks_in_their_names_are_used(empty_project: Path):
+    draw_all("cat", "dog")
+    for image in list(Path("pets/cat").iterdir()):
+        image.with_stem(image.stem + "_gt").write_bytes(image.read_bytes() + b" ")
+    fetch(settings())
+    assert counts() == {"all": {"cat": 6, "dog": 3}}

@@ -48,7 +48,7 @@ def counts() -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize(
     "path", ["{i}", "{i}.png", "{i}.jpg", "images/{i}.png", "./images/{i}",
-             "C:\\data\\images\\{i}.png", "/home/me/pets/images/{i}.png"],
+             "C:\\data\\images\\{i}.png", "/data/pets/images/{i}.png"],
 )  # fmt: skip
 def test_a_table_names_images_with_and_without_folder_and_ending(images: Path, path: str):
     write("path,label", path + ",{label}")
@@ -211,5 +211,32 @@ def test_what_a_table_names_is_no_mask(images: Path):
         Path(f"pets/images/{i + 1:03}.png").rename(f"pets/images/{i:03}_mask.png")
     rows = [f"{i:03},dog\n{i:03}_mask,cat" for i in range(0, 60, 2)]
     Path("pets/labels.csv").write_text("path,label\n" + "\n".join(rows))
+    fetch(settings())
+    assert counts() == {"all": {"cat": 30, "dog": 30}}
+
+
+def test_rows_that_differ_in_the_source_only_are_one_image(images: Path):
+    write("path,label,source", "{i},{label},north")
+    with Path("pets/labels.csv").open("a") as file:
+        file.write("000,dog,south\n")
+    fetch(settings())
+    assert counts() == {"all": {"cat": 30, "dog": 30}}
+
+
+def test_a_row_of_train_does_not_name_a_file_of_test(images: Path):
+    Path("pets/images").rename("pets/test")
+    write("path,label", "train/{i}.png,{label}")
+    with pytest.raises(InputError, match=r"No row of labels\.csv names an image"):
+        fetch(settings())
+
+
+def test_a_value_that_is_too_long_is_refused_without_a_traceback(images: Path):
+    Path("pets/labels.csv").write_text('path,label\n"' + "x" * 200_000)
+    with pytest.raises(InputError, match=r"labels\.csv cannot be read as a table"):
+        fetch(settings())
+
+
+def test_a_value_may_contain_line_breaks(images: Path):
+    write("path,label,note", '{i},{label},"two\nlines\x0b"')
     fetch(settings())
     assert counts() == {"all": {"cat": 30, "dog": 30}}

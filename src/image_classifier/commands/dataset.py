@@ -24,9 +24,6 @@ from image_classifier.data.selection import select_images
 from image_classifier.data.survey import Survey, survey
 from image_classifier.errors import InputError
 
-# without quotes, YAML reads these as truth values or null
-YAML_WORDS = {"yes", "no", "on", "off", "true", "false", "null", "none", "y", "n"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -60,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             found.settings["depends_on"] = preset.relative_to(CONF.parent).as_posix()
         print("\n".join(found.findings))
         write(preset, found, folder)
-    print(f"\n{preset.relative_to(CONF.parent)}, the default now:\n")
+    print(f"\n{preset.relative_to(CONF.parent)} is written, and is the default dataset now:\n")
     print(preset.read_text())
     print("Correct it if something is not right, and run `make params` then. Next: `dvc repro`.")
     return 0
@@ -105,8 +102,8 @@ def write(preset: Path, found: Survey, folder: Path) -> None:
         config = typed(composed)
         if config.dataset.name != preset.stem:
             raise InputError(
-                f"conf/config.yaml has the experiment preset that sets the dataset "
-                f"{config.dataset.name}: set `experiment: null` there first."
+                f"conf/config.yaml selects an experiment preset, which sets the dataset to "
+                f"{config.dataset.name}. First set `experiment: null` in conf/config.yaml."
             )
         select_images("dataset", folder, config.dataset)  # as fetch will do it
     except BaseException:
@@ -133,13 +130,13 @@ def text_of(found: Survey) -> str:
 
 
 def as_yaml(value: Any) -> str:
-    """Return a value as YAML in one line; texts in single quotes, so that patterns stay legible."""
+    """Return a value as YAML in one line.
+
+    Texts are in single quotes: patterns stay legible, and `yes` or `1e3` stays a text.
+    """
     if isinstance(value, dict):
         items = (f"{as_yaml(key)}: {as_yaml(item)}" for key, item in value.items())
         return f"{{{', '.join(items)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(as_yaml, value))}]"
-    if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_/][\w/.-]*", value) and value.lower() not in YAML_WORDS
-        return value if plain else "'" + value.replace("'", "''") + "'"
-    return json.dumps(value)
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else json.dumps(value)

@@ -103,8 +103,9 @@ async def warm(app: "App", body: bytes) -> None:
     await app(scope | {"query_string": b"", "root_path": "", "http_version": "1.1"}, receive, send)
     if status != 200:
         raise InputError(
-            f"The limits refuse the model's own example: {json.loads(answer)['message']} "
-            f"Increase it in conf/serving/default.yaml, then run `make params`."
+            f"The limits of the server refuse the model's own example: "
+            f"{json.loads(answer)['message']} Increase that limit in conf/serving/default.yaml, "
+            f"then run `make params`."
         )
 
 

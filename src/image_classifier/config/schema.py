@@ -88,7 +88,8 @@ class ImageSource(Section):
     )
     links_into: str | None = Field(
         default=None,
-        description="A folder outside the dataset that links in the dataset may lead to.",
+        description="A folder outside the dataset. Symbolic links in the dataset are followed if "
+        "they lead into this folder.",
     )
     table: str | None = Field(
         default=None,
@@ -120,8 +121,8 @@ class ImageSource(Section):
     )
     maximum_unused: Probability = Field(
         default=0.1,
-        description="Share of images that may be unused although nothing excludes them, such as "
-        "images in no class folder. With more, `fetch` fails.",
+        description="Largest share of images that may be unused without being excluded by a "
+        "setting, for example images outside every class folder. With more, `fetch` fails.",
     )
 
     @model_validator(mode="after")
@@ -187,8 +188,8 @@ class Split(Section):
         "their perceptual hashes differ. null: only files with equal content are duplicates."
     )
     folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
-        description="Also assigns every image outside the test split to one of so many folds, for "
-        "cross-validation. null: no folds."
+        description="Number of folds for cross-validation: every image outside the test split is "
+        "assigned to one of them. null: no folds."
     )
     maximum_unreadable: Probability = Field(
         description="Share of files that may be unreadable. With more, `split` fails."
@@ -220,8 +221,8 @@ class Augmentation(Section):
         "the whole image. 0: off."
     )
     aspect: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="Changes the aspect ratio of that part by a factor from 1 - aspect to "
-        "1 / (1 - aspect). 0: off."
+        description="Changes the aspect ratio of the part that `crop` cuts out by a factor from "
+        "1 - aspect to 1 / (1 - aspect). 0: off."
     )
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Scales contrast by a factor from 1 - contrast to 1 + contrast. 0: off."

@@ -17,7 +17,7 @@ from image_classifier.errors import InputError
 from image_classifier.project.files import read_bytes
 from image_classifier.project.text import is_printable, printable
 
-# Kinds of files that a person would expect to be used; the others are no loss.
+# Kinds of files that a person would expect to be used; nobody misses the others.
 IN_NO_CLASS = "image in no class folder"
 OTHER_FOLDER = "image in a folder beside the classes or splits"
 NO_ROW = "image without a row in the table"
@@ -89,7 +89,7 @@ def list_files(
         links_into: A folder outside `folder` that links may lead to.
 
     Raises:
-        InputError: there is no such folder, or a name is not printable.
+        InputError: the folder does not exist, or a name cannot be printed.
         OSError: a folder cannot be read.
     """
     if not folder.is_dir():
@@ -121,9 +121,9 @@ def list_files(
 def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str]:
     """Return the paths that are masks of other images, by their names or folders.
 
-    A mask is named like an image beside it, with a word such as `_mask` added. Or it is in a
-    folder such as `masks`, where most files have the names of images in a folder beside it, and
-    few colours.
+    Masks have few colours, and are named like an image beside them, with a word such as `_mask`
+    added. Or they are in a folder such as `masks`, where most files have the names of images in a
+    folder beside it.
 
     Args:
         images: Paths, relative to the dataset's folder.
@@ -133,17 +133,19 @@ def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str
     for path in images:
         pure = PurePosixPath(path)
         by_folder.setdefault(pure.parent, {}).setdefault(pure.stem, []).append(path)
-    masks = set()
+    masks: set[str] = set()
     for folder, stems in by_folder.items():
-        for stem, paths in stems.items():
-            named = MASK_NAME.fullmatch(stem)
-            if named and named[1] in stems:
-                masks |= set(paths)
+        like_masks = [
+            path
+            for stem, paths in stems.items()
+            if (named := MASK_NAME.fullmatch(stem)) and named[1] in stems
+            for path in paths
+        ]
         for depth, part in enumerate(folder.parts):
             if MASK_FOLDER.fullmatch(part) and _mirrors(folder, depth, stems, by_folder):
-                files = [path for paths in stems.values() for path in paths]
-                if all(map(is_flat, files[:: max(1, len(files) // SAMPLE)][:SAMPLE])):
-                    masks |= set(files)
+                like_masks = [path for paths in stems.values() for path in paths]
+        if all(map(is_flat, like_masks[:: max(1, len(like_masks) // SAMPLE)][:SAMPLE])):
+            masks |= set(like_masks)
     return masks
 
 

@@ -57,7 +57,7 @@ class Labels:
 
 
 def count_labels(images: Sequence[LabelledImage]) -> dict[str, dict[str, int]]:
-    """Return the number of images of each class in each split; `all` when there is no split."""
+    """Return the number of images of each class in each split; `all` without splits."""
     counts = Counter((image.split or "all", image.label) for image in images)
     result: dict[str, dict[str, int]] = {}
     for (split, label), number in sorted(counts.items()):

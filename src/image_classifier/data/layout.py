@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from image_classifier.data.folders import IN_NO_CLASS, LEFT_OUT_CLASS, OTHER_FOLDER
+from image_classifier.data.folders import IN_NO_CLASS, LEFT_OUT_CLASS, OTHER_FOLDER, Listing
 from image_classifier.data.labels import SPLITS, LabelledImage, Labels, SplitName, UnusedFile
 from image_classifier.errors import InputError
 
@@ -24,20 +24,18 @@ SPLIT_NAMES: dict[str, SplitName] = {
 # names such as patient12, 000123 or 2024-01-31, which classes rarely have
 IDENTIFIER = re.compile(r"[A-Za-z]{1,10}[ _-]?\d+|\d{3,}|\d+[._-][\d._-]+")
 
-# subfolders of class folders that are no classes themselves
+# names of subfolders in class folders that are not classes
 PARTS = {
     "images", "image", "imgs", "img", "masks", "mask", "labels", "annotations", "raw", "original",
     "originals", "resized", "processed", "augmented", "crops", "full", "left", "right",
 }  # fmt: skip
-
-Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Tree:
     """The images below one folder, by the names of its subfolders."""
 
-    prefix: Parts
+    prefix: tuple[str, ...]
     direct: list[str]
     folders: dict[str, "_Tree"]
 
@@ -63,38 +61,31 @@ class _Tree:
 def split_of(name: str) -> SplitName | None:
     """Return the split that a folder's name or a table's value stands for, or None.
 
-    `Training`, `train_images`, `seg_test` and `test set` are such names.
+    `Training`, `train_images`, `seg_test`, `TestSet` and `val2017` are such names.
     """
-    lowered = name.strip().lower()
-    if lowered in SPLIT_NAMES:
-        return SPLIT_NAMES[lowered]
-    found = {SPLIT_NAMES[word] for word in re.split(r"[ _.-]+", lowered) if word in SPLIT_NAMES}
+    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
+    found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return found.pop() if len(found) == 1 else None
 
 
-def labels_from_folders(
-    images: Sequence[str],
-    classes: Mapping[str, str] | None = None,
-    empty_folders: Collection[str] = (),
-) -> Labels:
-    """Return the class and split of every image, from its folders.
+def labels_from_folders(listing: Listing, classes: Mapping[str, str] | None = None) -> Labels:
+    """Return the class and split of every image, from its folders, and all that is not used.
 
     Args:
-        images: Paths relative to the dataset's folder, with slashes.
+        listing: The files of the dataset's folder.
         classes: The setting `dataset.classes`; its keys tell which folders are classes.
-        empty_folders: Folders in which nothing can be used.
 
     Raises:
         InputError: the folders are splits without classes, or may be classes or groups, or a class
             folder is empty.
     """
-    tree = _tree(images).descend()
-    labels = Labels()
+    tree = _tree(listing.images).descend()
+    labels = Labels(unused=list(listing.unused))
     if tree.prefix:
         labels.notes.append(f"The class folders are in {'/'.join(tree.prefix)}/.")
     _label(tree, set(classes or ()), labels)
     labels.images.sort(key=lambda image: image.path)
-    _refuse_empty_classes(labels, empty_folders)
+    _refuse_empty_classes(labels, listing.empty_folders)
     return labels
 
 
@@ -128,12 +119,16 @@ def choose_classes(labels: Labels, classes: Mapping[str, str] | None) -> Labels:
     return Labels(kept, [*labels.unused, *left], labels.notes)
 
 
+def plain(label: str) -> str:
+    """Return a label without differences in case, spaces and the encoding of letters."""
+    return " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+
+
 def refuse_similar_names(labels: Collection[str]) -> None:
     """Raise an InputError if two labels differ only in case, or in the encoding of letters."""
     alike: dict[str, list[str]] = {}
     for label in sorted(labels):
-        plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
-        alike.setdefault(plain, []).append(label)
+        alike.setdefault(plain(label), []).append(label)
     for names in alike.values():
         if len(names) > 1:
             raise InputError(
@@ -175,7 +170,8 @@ def _label(tree: _Tree, classes: set[str], labels: Labels) -> None:
                 _unused(top.paths(), OTHER_FOLDER, labels)
         _note_splits(given, labels)
         return
-    if all(split_of(name) for name in tops) and len(tops) > 1:
+    splits = {split_of(name) for name in tops}
+    if None not in splits and len(splits) > 1:
         raise InputError(
             f"{', '.join(sorted(tops))} look like splits, but contain no class folders. Put the "
             f"images of each class into a folder of its own, or set dataset.table to a table with "
@@ -240,7 +236,7 @@ def _split_folders(tree: _Tree) -> dict[str, SplitName]:
 
 
 def _common_folders(tree: _Tree) -> set[str]:
-    """Return the names of the subfolders that repeat, if most images are in such subfolders."""
+    """Return the names of the subfolders, if most images are in subfolders whose names repeat."""
     if len(tree.folders) < 2 or any(top.direct for top in tree.folders.values()):
         return set()
     number = Counter(name for top in tree.folders.values() for name in top.folders)
@@ -253,9 +249,8 @@ def _common_folders(tree: _Tree) -> set[str]:
         for name, child in top.folders.items()
         if name in repeated
     )
-    # with one class only in some folders, such as a day without a defect, the name counts, too
-    every = repeated | set(number) if size >= 0.6 * tree.size else set()
-    return every if repeated and len(every) >= 2 else set()
+    # a name that occurs once counts, too: a defect on one day only, or one class without a split
+    return set(number) if size >= 0.6 * tree.size and len(number) >= 2 else set()
 
 
 def _main_folder(tree: _Tree) -> str | None:

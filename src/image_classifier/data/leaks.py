@@ -35,7 +35,7 @@ def find_contradictions(
     """Return the images of which a duplicate has another class, each with the reason.
 
     Near duplicates that differ mainly in one place, as images of a fixed camera with and without
-    an object, are no contradiction.
+    an object, do not count.
 
     Args:
         images: All images.
@@ -84,16 +84,12 @@ def contradictions_message(
             " If near duplicates are in fact different images, set split.duplicate_distance below "
             "the smallest distance, or to null for no search."
         )
-    lines = [f"  {images[index].path} ({images[index].found.label}) {reason}"
-             for index, reason in found.items()]  # fmt: skip
-    more = (
-        [f"  and {len(lines) - LISTED} more, see {paths.CONTRADICTIONS}"]
-        if len(lines) > LISTED
-        else []
-    )
-    return "\n".join(
-        [f"{len(found)} images have a duplicate in another class. {done}", *lines[:LISTED], *more]
-    )
+    lines = [
+        f"{images[index].path} ({images[index].found.label}) {reason}"
+        for index, reason in found.items()
+    ]
+    text = f"{len(found)} images have a duplicate in another class. {done}"
+    return _with_names(text, lines, paths.CONTRADICTIONS)
 
 
 def write_contradictions(images: Sequence[ScannedImage], found: dict[int, str], path: Path) -> None:
@@ -165,17 +161,9 @@ def leaks_message(
         else "split.leaks=stop does not allow this. Remove the copies, or set split.leaks=drop to "
         "exclude them from validation and test:"
     )
-    lines = [f"  {images[index].path} {reason}" for index, reason in leaking.items()]
-    more = (
-        [f"  and {len(lines) - LISTED} more, see {paths.DUPLICATES}"] if len(lines) > LISTED else []
-    )
-    return "\n".join(
-        [
-            f"{len(leaking)} images occur in two splits of the dataset. {done}",
-            *lines[:LISTED],
-            *more,
-        ]
-    )
+    lines = [f"{images[index].path} {reason}" for index, reason in leaking.items()]
+    text = f"{len(leaking)} images occur in two splits of the dataset. {done}"
+    return _with_names(text, lines, paths.DUPLICATES)
 
 
 def write_pairs(
@@ -190,3 +178,9 @@ def write_pairs(
             writer.writerow(
                 [images[pair.first].path, images[pair.second].path, pair.kind, pair.distance, leaks]
             )
+
+
+def _with_names(text: str, lines: Sequence[str], file: Path) -> str:
+    """Return a text with the first lines below it, and the file that has all of them."""
+    more = [f"and {len(lines) - LISTED} more, see {file}"] if len(lines) > LISTED else []
+    return "\n  ".join([text, *lines[:LISTED], *more])

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import EXPECTED, LINK, MASK, escaped, list_files
+from image_classifier.data.folders import EXPECTED, LINK, escaped, list_files
 from image_classifier.data.labels import Labels, summarize_unused
 from image_classifier.data.layout import choose_classes, labels_from_folders
 from image_classifier.data.table import find_tables, labels_from_table
@@ -26,17 +26,11 @@ def select_images(key: str, folder: Path, source: ImageSource, minimum_classes: 
         OSError: a folder or file cannot be read.
     """
     listing = list_files(folder, source.include, source.exclude, source.links_into)
-    if source.table is not None:
-        # what the table names is no mask, whatever its name
-        masks = [item.path for item in listing.unused if item.kind == MASK]
-        labels = labels_from_table(folder, [*listing.images, *masks], source)
-        named = {image.path for image in labels.images} | {source.table}
-        labels.unused = [item for item in labels.unused if item.path not in masks]
-        used_table = [item for item in listing.unused if item.path not in named]
-    else:
-        labels = labels_from_folders(listing.images, source.classes, listing.empty_folders)
-        used_table = listing.unused
-    labels.unused = [*used_table, *labels.unused]
+    labels = (
+        labels_from_folders(listing, source.classes)
+        if source.table is None
+        else labels_from_table(folder, listing, source)
+    )
     labels = choose_classes(labels, source.classes)
     check_classes(folder, labels, minimum_classes, source)
     check_unused(key, labels, source.maximum_unused)
@@ -64,8 +58,8 @@ def check_classes(folder: Path, labels: Labels, minimum_classes: int, source: Im
     if unknown := {image.label for image in labels.images} - classes:
         raise InputError(
             f"{folder}: test or validation has classes that training lacks: "
-            f"{', '.join(sorted(unknown))}. Give the classes the same names, or leave these out: "
-            f"list the others in dataset.classes."
+            f"{', '.join(sorted(unknown))}. Use the same names in all splits. Or leave these "
+            f"classes out: list only the remaining ones in dataset.classes."
         )
 
 

@@ -16,7 +16,7 @@ from image_classifier.data.folders import (
     EXCLUDED,
     EXPECTED,
     LINK,
-    MASK,
+    Listing,
     escaped,
     list_files,
     looks_like_mask,
@@ -29,14 +29,16 @@ from image_classifier.data.labels import (
     count_labels,
     summarize_unused,
 )
-from image_classifier.data.layout import choose_classes, labels_from_folders
+from image_classifier.data.layout import choose_classes, labels_from_folders, plain
 from image_classifier.data.splitting import first_match
 from image_classifier.data.table import (
     SPLIT_NAMES,
     Columns,
     find_tables,
     guess_columns,
+    has_label_name,
     labels_from_table,
+    named_files,
     read_table,
 )
 from image_classifier.errors import InputError
@@ -44,12 +46,11 @@ from image_classifier.errors import InputError
 SAMPLE = 300  # images that are opened to look at their sizes
 FEWEST = 5  # images that a class needs: some for each split
 NEGATIVE = re.compile(
-    r"normal|healthy|negative|benign|control|background|empty|none|good|ok|fine|no|not|non|without"
-    r"|un\w+|0",
+    r"normal|healthy|negative|neg|benign|control|background|empty|none|good|ok|fine|no|not|non"
+    r"|without|false|0",
     re.IGNORECASE,
 )
-# Patterns of file names in which a part names a patient, a video or the like: the name, the
-# pattern, and an example.
+# Patterns of file names in which a part names a patient, a video or the like
 GROUP_PATTERNS = {
     "versions of one image": r"([^/]+?)\.rf\.[0-9a-f]{8,}",
     "patients, videos or the like": (
@@ -61,7 +62,7 @@ GROUP_PATTERNS = {
     ),
 }
 FEWEST_GROUPS = 3  # groups with two or more images that a pattern must find
-LARGEST_GROUP = 0.4  # a guessed group with a larger share of a class is no group
+LARGEST_GROUP = 0.4  # the largest share of a class that a guessed group may have
 
 
 @dataclass
@@ -90,14 +91,16 @@ def survey(folder: Path, *, local: bool) -> Survey:
             followed to outside.
 
     Raises:
-        InputError: there are no two classes in folders or in a table.
+        InputError: fewer than two classes were found in folders or in a table.
         OSError: a folder or file cannot be read.
     """
     result = Survey()
-    if local and (store := store_of_links(folder)):
+    listing = list_files(folder)
+    if local and (store := store_of_links(folder, listing)):
         result.settings["links_into"] = store
         result.guesses["links_into"] = "the links of the dataset lead to this folder"
-    find_classes(folder, result)
+        listing = list_files(folder, links_into=store)
+    find_classes(folder, listing, result)
     complete_splits(result)
     merge_and_leave_out(result)
     leave_out_the_rest(result)
@@ -106,11 +109,11 @@ def survey(folder: Path, *, local: bool) -> Survey:
     return result
 
 
-def store_of_links(folder: Path) -> str | None:
+def store_of_links(folder: Path, listing: Listing) -> str | None:
     """Return the folder that the links to outside lead to, if it is one, or None."""
     outside = [
         (folder / item.path).resolve()
-        for item in list_files(folder).unused
+        for item in listing.unused
         if item.kind == LINK and "outside" in item.reason
     ]
     if not outside:
@@ -119,29 +122,28 @@ def store_of_links(folder: Path) -> str | None:
     return str(common) if len(common.parts) > 2 else None
 
 
-def find_classes(folder: Path, result: Survey) -> None:
+def find_classes(folder: Path, listing: Listing, result: Survey) -> None:
     """Find the classes in folders, else in a table, and say where.
 
     Raises:
         InputError: there are none.
     """
-    listing = list_files(folder, links_into=result.settings.get("links_into"))
     problem = ""
     try:
-        labels = labels_from_folders(listing.images, None, listing.empty_folders)
+        labels = labels_from_folders(listing)
     except InputError as error:
         labels, problem = Labels(), str(error)
     tables = find_tables(folder)
     if len({image.label for image in labels.images}) >= 2:
         result.findings.append("The folders are the classes.")
-        result.labels = Labels(labels.images, [*listing.unused, *labels.unused], labels.notes)
+        result.labels = labels
         if tables:
             result.findings.append(
                 f"Not used as labels, because the folders have classes: {', '.join(tables[:5])}."
             )
         return
     problems: list[str] = []
-    found = best_table(folder, tables, listing.images, problems)
+    found = best_table(folder, tables, named_files(listing), problems)
     if found is None:
         for path in find_tables(folder.resolve().parent):
             if "/" not in path:
@@ -152,9 +154,9 @@ def find_classes(folder: Path, result: Survey) -> None:
         problem += "".join(f" {text}" for text in problems)
         names = sorted({image.label for image in labels.images})
         raise InputError(
-            f"{folder} has no two classes: {len(listing.images)} images"
+            f"{folder}: fewer than two classes were found. There are {len(listing.images)} images"
             + (f" in the folder {', '.join(names)}" if names else "")
-            + (f", and the tables {', '.join(tables)} do not name them" if tables else "")
+            + (f"; the labels are not clear from {', '.join(tables)}" if tables else "")
             + f". {problem.strip() or hint_of_names(listing.images)}"
         )
     name, columns = found
@@ -181,16 +183,7 @@ def find_classes(folder: Path, result: Survey) -> None:
     }
     header = table.header
     result.findings.append(f"The table {name} has the labels. Its columns: {', '.join(header)}.")
-    masks = [item.path for item in listing.unused if item.kind == MASK]
-    result.labels = labels_from_table(folder, [*listing.images, *masks], source)
-    used = {image.path for image in result.labels.images} | {name}
-    others = [item for item in result.labels.unused if item.path not in masks]
-    result.labels.unused = [item for item in [*listing.unused, *others] if item.path not in used]
-
-
-def plain(label: str) -> str:
-    """Return a label without differences in case and spaces."""
-    return " ".join(label.casefold().split())
+    result.labels = labels_from_table(folder, listing, source)
 
 
 def hint_of_names(images: Sequence[str]) -> str:
@@ -212,11 +205,18 @@ def hint_of_names(images: Sequence[str]) -> str:
 def best_table(
     folder: Path, tables: Sequence[str], images: Sequence[str], problems: list[str]
 ) -> tuple[str, Columns] | None:
-    """Return the table that names the most images, and its columns, or None.
+    """Return the table that most likely has the labels, and its columns, or None.
 
-    Why a table cannot be read is added to `problems`.
+    A column of labels with a usual name counts more than the number of rows. A table for
+    predictions, such as sample_submission.csv, has no labels.
+
+    Args:
+        folder: The dataset's folder.
+        tables: Paths of tables in it.
+        images: Paths of images in it.
+        problems: Why a table cannot be read is added.
     """
-    best: tuple[int, str, Columns] | None = None
+    best: tuple[tuple[bool, int], str, Columns] | None = None
     for name in tables:
         try:
             table = read_table(folder, name)
@@ -224,8 +224,11 @@ def best_table(
             problems.append(str(error))
             continue
         columns = guess_columns(table, images)
-        if columns and (best is None or len(table.rows) > best[0]):
-            best = (len(table.rows), name, columns)
+        if columns is None or "submission" in name.lower():
+            continue
+        value = has_label_name(columns), len(table.rows)
+        if best is None or value > best[0]:
+            best = (value, name, columns)
     return (best[1], best[2]) if best else None
 
 
@@ -260,22 +263,21 @@ def merge_and_leave_out(result: Survey) -> None:
     labels = result.labels
     counts = Counter(image.label for image in labels.images)
     merged: dict[str, str] = {}
+    names: dict[str, str] = {}  # the commonest form of each label
     for label, _ in counts.most_common():
-        same = next((kept for kept in merged.values() if plain(kept) == plain(label)), None)
-        merged[label] = same or label.strip()
+        merged[label] = names.setdefault(plain(label), label.strip())
     totals: Counter[str] = Counter()
     for label, number in counts.items():
         totals[merged[label]] += number
     rare = {label for label in merged if totals[merged[label]] < FEWEST or "|" in label}
     classes = {label: name for label, name in sorted(merged.items()) if label not in rare}
-    if classes == dict.fromkeys(counts) or len(set(classes.values())) < 2:
-        return
-    if all(label == name for label, name in classes.items()) and not rare:
+    unchanged = not rare and all(label == name for label, name in classes.items())
+    if unchanged or len(set(classes.values())) < 2:
         return
     result.settings["classes"] = classes
-    reasons = []
+    reasons = [result.guesses["classes"]] if "classes" in result.guesses else []
     if any(label != name for label, name in classes.items()):
-        reasons.append("labels that differ in case or spaces are merged")
+        reasons.append("labels that differ only in case, spaces or encoding are merged")
     if rare:
         reasons.append(
             f"left out, with fewer than {FEWEST} images or several labels at once: "
@@ -292,7 +294,7 @@ def leave_out_the_rest(result: Survey) -> None:
     if len(lost) <= 0.1 * total:
         return
     kinds = {item.kind for item in lost}
-    patterns = {pattern_of(item, result.labels.images) for item in lost}
+    patterns = patterns_of(lost, result.labels.images)
     if None not in patterns and len(patterns) <= 20:
         former = result.settings.get("exclude", [])
         result.settings["exclude"] = sorted({*former, *filter(None, patterns)})
@@ -306,18 +308,24 @@ def leave_out_the_rest(result: Survey) -> None:
     result.guesses["maximum_unused"] = f"{len(lost)} files: {', '.join(sorted(kinds))}"
 
 
-def pattern_of(item: UnusedFile, images: Sequence[LabelledImage]) -> str | None:
-    """Return a pattern as in .gitignore that matches a file and no used one, or None."""
-    path = Path(item.path)
-    top = f"{path.parts[0]}/"
-    if len(path.parts) > 1 and not any(image.path.startswith(top) for image in images):
-        return f"/{escaped(top)}"
-    beside = f"{path.parent.as_posix()}/" if path.parent.parts else ""
-    used = any(
-        Path(image.path).parent == path.parent and Path(image.path).suffix == path.suffix
-        for image in images
-    )
-    return None if used or not path.suffix else f"/{escaped(beside)}*{escaped(path.suffix)}"
+def patterns_of(lost: Sequence[UnusedFile], images: Sequence[LabelledImage]) -> set[str | None]:
+    """Return patterns as in .gitignore that match the lost files and no used one.
+
+    None is among them if there is no such pattern for a file.
+    """
+    tops = {image.path.partition("/")[0] for image in images}
+    places = {(Path(image.path).parent, Path(image.path).suffix) for image in images}
+    patterns: set[str | None] = set()
+    for item in lost:
+        path = Path(item.path)
+        if len(path.parts) > 1 and path.parts[0] not in tops:
+            patterns.add(f"/{escaped(path.parts[0])}/")
+        elif path.suffix and (path.parent, path.suffix) not in places:
+            beside = f"{path.parent.as_posix()}/" if path.parent.parts else ""
+            patterns.add(f"/{escaped(beside)}*{escaped(path.suffix)}")
+        else:
+            patterns.add(None)
+    return patterns
 
 
 def guess_groups(result: Survey) -> None:
@@ -337,30 +345,27 @@ def guess_groups(result: Survey) -> None:
         names = [first_match(pattern, image.path) for image in images]
         groups = Counter(filter(None, names))
         matched = sum(groups.values())
-        if sum(number > 1 for number in groups.values()) < FEWEST_GROUPS:
-            continue
-        if any(
-            len({(name or image.path) for image, name in zip(images, names, strict=True)
-                 if image.label == label}) < FEWEST
-            for label in {image.label for image in images}
-        ):  # fmt: skip
-            continue  # no groups would be left for a split
-        of_class = Counter(image.label for image in images)
-        in_class = Counter(
-            (image.label, name) for image, name in zip(images, names, strict=True) if name
-        )
-        places: dict[str, set[str]] = {}
+        of_class: Counter[str] = Counter()
+        in_class: Counter[tuple[str, str]] = Counter()
+        bundles: dict[str, set[str]] = {}  # of each class: its groups, and images without a group
+        places: dict[str, set[str]] = {}  # the splits of each group
         for image, name in zip(images, names, strict=True):
+            of_class[image.label] += 1
+            bundles.setdefault(image.label, set()).add(name or image.path)
             if name:
+                in_class[image.label, name] += 1
                 places.setdefault(name, set()).add(image.split)
+        repeats = sum(number > 1 for number in groups.values()) >= FEWEST_GROUPS
+        enough = min(map(len, bundles.values())) >= FEWEST  # for every split
+        small = all(n <= LARGEST_GROUP * of_class[label] for (label, _), n in in_class.items())
+        if not (repeats and enough and small):
+            continue
         if any(len(splits) > 1 for splits in places.values()):
             result.findings.append(
-                f"The pattern {pattern} finds {what} in two splits of the dataset: if these are "
-                f"the same, set it as dataset.group_pattern."
+                f"{what.capitalize()} seem to be in two splits of the dataset. If they are the "
+                f"same, set dataset.group_pattern={pattern}. Then those in two splits are left out."
             )
-            continue  # as a guess it would drop the dataset's own test images
-        if any(n > LARGEST_GROUP * of_class[label] for (label, _), n in in_class.items()):
-            continue
+            continue  # a wrong guess would leave out the dataset's own test images
         if best is None or matched > best[0]:
             best = (matched, what, pattern, len(groups))
     if best:

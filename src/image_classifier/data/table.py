@@ -1,13 +1,14 @@
 """Reads the classes and splits of images from a table: a CSV or TSV file beside the images."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import NO_LABEL, NO_ROW
+from image_classifier.data.folders import MASK, NO_LABEL, NO_ROW, Listing
 from image_classifier.data.labels import LabelledImage, Labels, UnusedFile
 from image_classifier.data.layout import split_of
 from image_classifier.errors import InputError
@@ -15,10 +16,6 @@ from image_classifier.project.text import is_printable
 
 ENDINGS = (".csv", ".tsv")
 # names of columns in common use, for a guess
-PATH_NAMES = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
-    "image_id", "imageid", "image_name", "image index", "img", "img_path", "id", "name", "isic_id",
-)  # fmt: skip
 LABEL_NAMES = (
     "label", "labels", "class", "class_name", "classname", "category", "target", "diagnosis", "dx",
     "finding labels", "species", "breed", "label_name",
@@ -30,17 +27,8 @@ GROUP_NAMES = (
     "sequence", "location",
 )  # fmt: skip
 SOURCE_NAMES = (
-    "source",
-    "site",
-    "hospital",
-    "institution",
-    "center",
-    "centre",
-    "camera",
-    "scanner",
-)
-
-
+    "source", "site", "hospital", "institution", "center", "centre", "camera", "scanner",
+)  # fmt: skip
 MISSING = {"", "nan", "na", "n/a", "#n/a"}  # how programs write that a value is missing
 
 
@@ -64,15 +52,16 @@ class Table:
     rows: list[dict[str, str]]
 
 
-def labels_from_table(folder: Path, images: Sequence[str], source: ImageSource) -> Labels:
-    """Return the class of every image that has a row in `source.table`.
+def labels_from_table(folder: Path, listing: Listing, source: ImageSource) -> Labels:
+    """Return the class of every image that has a row in `source.table`, and all that is not used.
 
     Rows without a file, rows that repeat another one, and images without a row are counted. An
     image with two different labels is in the result twice: `split` treats it as a contradiction.
+    A file that the table names is not a mask, whatever its name is.
 
     Args:
         folder: The dataset's folder.
-        images: Paths relative to `folder`, with slashes.
+        listing: Its files.
         source: The settings of the table and its columns.
 
     Raises:
@@ -80,11 +69,12 @@ def labels_from_table(folder: Path, images: Sequence[str], source: ImageSource) 
     """
     table = read_table(folder, str(source.table))
     columns = chosen_columns(table, source)
+    images = named_files(listing)
     finder = Finder(images, str(PurePosixPath(table.name).parent))
     labels = Labels()
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    seen: set[LabelledImage] = set()
+    seen: set[tuple[str, str, str]] = set()
     with_row: set[str] = set()
     for row in table.rows:
         name = row[columns.path].strip()
@@ -107,13 +97,15 @@ def labels_from_table(folder: Path, images: Sequence[str], source: ImageSource) 
             known(row[columns.group]) if columns.group else "",
             known(row[columns.source]) if columns.source else "",
         )
-        if image in seen:
+        if (path, label, image.split) in seen:
             counts["rows repeat another row"] += 1
             examples.setdefault("rows repeat another row", name)
             continue
-        seen.add(image)
+        seen.add((path, label, image.split))
         labels.images.append(image)
-    labels.unused += [UnusedFile(path, NO_ROW) for path in images if path not in with_row]
+    known_files = with_row | {table.name}
+    labels.unused += [item for item in listing.unused if item.path not in known_files]
+    labels.unused += [UnusedFile(path, NO_ROW) for path in listing.images if path not in with_row]
     labels.images.sort(key=lambda image: (image.path, image.label))
     if not labels.images:
         raise InputError(no_match_message(table, columns, images))
@@ -130,6 +122,11 @@ def labels_from_table(folder: Path, images: Sequence[str], source: ImageSource) 
     return labels
 
 
+def named_files(listing: Listing) -> list[str]:
+    """Return the files that a table may name: the images, and what looks like masks."""
+    return [*listing.images, *(item.path for item in listing.unused if item.kind == MASK)]
+
+
 def read_table(folder: Path, name: str) -> Table:
     """Read a table.
 
@@ -138,7 +135,7 @@ def read_table(folder: Path, name: str) -> Table:
         name: Path of the table, relative to `folder`; the ending .tsv means tabs.
 
     Raises:
-        InputError: there is no such file, it is not UTF-8, or a row has too few or many values.
+        InputError: the file does not exist, is not UTF-8, or a row has the wrong number of values.
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
@@ -152,12 +149,14 @@ def read_table(folder: Path, name: str) -> Table:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not in UTF-8: save it as CSV in UTF-8.") from None
-    lines = text.splitlines(keepends=True)
-    if lines and lines[0].lower().startswith("sep="):  # Excel's line for the separator
-        lines = lines[1:]
-    first = lines[0] if lines else ""
+    if text.lower().startswith("sep="):  # Excel's line for the separator
+        text = text.partition("\n")[2]
+    first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    rows = list(csv.reader(lines, delimiter=delimiter))
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as a table ({error}).") from None
     header = [column.strip() for column in rows[0]] if rows else []
     while header and not header[-1]:  # empty columns at the end, as spreadsheets write them
         header.pop()
@@ -216,6 +215,11 @@ def chosen_columns(table: Table, source: ImageSource) -> Columns:
     return Columns(
         source.path_column, tuple(label) if isinstance(label, list) else label, **optional
     )
+
+
+def has_label_name(columns: Columns) -> bool:
+    """Return whether the column of labels has a usual name."""
+    return isinstance(columns.label, str) and columns.label.lower() in LABEL_NAMES
 
 
 def guess_columns(table: Table, images: Sequence[str]) -> Columns | None:
@@ -344,6 +348,11 @@ class Finder:
             # several folders have a file of this name: the longest common end of the paths decides
             ends = [_common_end(image, path) for image in found]
             found = [image for image, n in zip(found, ends, strict=True) if n == max(ends)]
+        split = split_of(PurePosixPath(path).parent.name)
+        others = [split_of(PurePosixPath(image).parent.name) for image in found]
+        # train/1.png is not test/1.png, although no other file has this name
+        if split and any(other not in (None, split) for other in others):
+            return []
         return found
 
 

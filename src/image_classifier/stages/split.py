@@ -114,8 +114,15 @@ def split(config: Config) -> None:
     # by class and name: the same images in other folders have the same order
     rows.sort(key=lambda row: (row.label, PurePosixPath(row.path).name, row.path))
     counts = count_images(rows)
-    check_every_class_in_every_split(counts, classes)
+    # before the check, which may fail because of them
+    if contradicting:
+        print(contradictions_message(images, contradicting, "drop"))
+    if leaking:
+        print(leaks_message(images, leaking, "drop"))
     remarks += of_shares
+    for remark in remarks:
+        print(remark)
+    check_every_class_in_every_split(counts, classes)
 
     kinds = Counter(pair.kind for pair in pairs)
     # neither file replaces the former one before all are written
@@ -142,12 +149,6 @@ def split(config: Config) -> None:
             },
         )
     print_counts(counts, classes, kinds)
-    if contradicting:
-        print(contradictions_message(images, contradicting, "drop"))
-    if leaking:
-        print(leaks_message(images, leaking, "drop"))
-    for remark in remarks:
-        print(remark)
     if skipped:
         print(f"{len(skipped)} files skipped, see {paths.SKIPPED}, e.g. {': '.join(skipped[0])}")
 
@@ -174,8 +175,9 @@ def check_patterns(found: Sequence[LabelledImage], dataset: Dataset) -> list[str
         with_name = sum(map(bool, names))
         if pattern and not with_name:
             raise InputError(
-                f"dataset.{kind}_pattern={pattern} matches no path, such as {found[0].path}. A "
-                f"pattern is compared with the whole path; (?:^|/) is the beginning of a name."
+                f"dataset.{kind}_pattern={pattern} does not match any path; {found[0].path} is "
+                f"one of them. The pattern is searched in the whole path. To match the beginning "
+                f"of a name, write (?:^|/)."
             )
         if with_name:
             text = (
