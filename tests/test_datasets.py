@@ -8,13 +8,24 @@ import pytest
 from conftest import SHRUNK, Project, new_project
 
 
-def test_three_classes_without_splits_go_through_the_whole_pipeline(
+def test_two_lines_from_a_folder_of_three_classes_to_a_champion(
     tmp_path_factory: pytest.TempPathFactory, shapes: Path
 ):
-    project = new_project(
-        tmp_path_factory.mktemp("three"), *SHRUNK, "dataset=folder", "dataset.name=shapes",
-        f"dataset.path={shapes}", "optimizer.learning_rate=0.01", "training.epochs=12",
-    )  # fmt: skip
+    """The README's "Bring your own images"."""
+    project = new_project(tmp_path_factory.mktemp("three"))
+    for file, before, after in (
+        ("config.yaml", "height: 200", "height: 48"),
+        ("config.yaml", "width: 200", "width: 48"),
+        ("optimizer/adam_cosine.yaml", "learning_rate: 0.005", "learning_rate: 0.01"),
+        ("promotion/default.yaml", "minimum_accuracy: 0.85", "minimum_accuracy: 0"),
+    ):
+        path = project.folder / "conf" / file
+        assert before in path.read_text()
+        path.write_text(path.read_text().replace(before, after))
+    output = project.command("dataset", str(shapes), "--name", "shapes")
+    assert "of 3 classes" in output
+    config = (project.folder / "conf/config.yaml").read_text()
+    assert "  - dataset: shapes " in config
     project.run("dvc", "repro")
     metrics = project.read("build/evaluate/metrics.json")
     assert {"accuracy", "balanced_accuracy", "f1_macro", "roc_auc_macro"} <= set(metrics)
@@ -28,7 +39,7 @@ def test_three_classes_without_splits_go_through_the_whole_pipeline(
 def test_a_users_images_replace_the_embedded_ones(
     tmp_path_factory: pytest.TempPathFactory, shapes: Path
 ):
-    """The steps of the README."""
+    """A dataset in data/ that DVC tracks."""
     project: Project = new_project(tmp_path_factory.mktemp("own"))
     project.run("rm", "data.dvc")
     project.run("git", "rm", "-r", "--quiet", "--cached", "data")
