@@ -116,7 +116,7 @@ def test_what_would_not_be_used_is_excluded_and_said(project: Project, tmp_path:
         draw(folder / split / "no", 20)
     draw(folder / "pred", 30)
     output = project.command("dataset", str(folder))
-    assert "30 not used, image in a folder beside the classes or splits: pred/00.png" in output
+    assert "Not used: 30 (image in a folder beside the classes or splits): pred/00.png" in output
     settings = written(project, "set")
     assert settings["exclude"] == ["/pred/"]
     assert settings["positive_class"] == "yes"  # a text, not a truth value
@@ -183,9 +183,9 @@ def test_splits_that_lack_a_class_are_drawn_and_unknown_classes_left_out(
         draw(folder / path, 20)
     output = project.command("dataset", str(folder))
     settings = written(project, "set")
-    assert settings["exclude"] == ["/val/a/"]
+    assert settings["exclude"] == ["/val/"]
     assert settings["classes"] == {"a": "a", "b": "b"}
-    assert "validation has no images of b, so it is drawn" in output
+    assert "the dataset's own validation has no images of b: it is not used" in output
     project.command("fetch")
     project.command("split")
 
@@ -240,7 +240,7 @@ def test_no_group_is_guessed_that_would_empty_the_datasets_own_test_split(
             for index in range(15):
                 draw(tmp_path / "set" / split / label, 2, f"{index}_{{}}.png")
     output = project.command("dataset", str(tmp_path / "set"))
-    assert "Numbered series seem to be in two splits of the dataset" in output
+    assert "Numbered series with the same name seem to be in two splits of the dataset" in output
     assert "group_pattern" not in written(project, "set")
 
 
@@ -253,3 +253,80 @@ def test_a_split_of_which_all_images_leak_is_not_drawn_again(project: Project, t
     output = project.command("split", code=1)
     assert "40 images occur in two splits" in output
     assert "No image is left for test/" in output
+
+
+def test_a_split_that_lacks_a_class_is_left_out_also_inside_the_classes(
+    project: Project, tmp_path: Path
+):
+    for path in ("a/train", "b/train", "a/test"):
+        draw(tmp_path / "set" / path, 20)
+    project.command("dataset", str(tmp_path / "set"))
+    assert written(project, "set")["exclude"] == ["/a/test/"]
+    assert "all: 20 a, 20 b" in project.command("fetch")
+
+
+def test_labels_that_differ_in_case_between_splits_are_merged(project: Project, tmp_path: Path):
+    for path in ("train/Cat", "train/Dog", "test/cat", "test/dog"):
+        draw(tmp_path / "set" / path, 20)
+    project.command("dataset", str(tmp_path / "set"))
+    assert "test: 20 Cat, 20 Dog" in project.command("fetch")
+
+
+def test_a_table_counts_more_than_numbered_folders(project: Project, tmp_path: Path):
+    rows = ["file,label"]
+    for video in range(12):
+        draw(tmp_path / "set" / "frames" / f"video{video}", 20)
+        rows += [f"frames/video{video}/{i:02}.png,{'a' if i % 3 else 'b'}" for i in range(20)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(rows))
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert "look like numbers, not like classes" in output
+    assert "all: 156 a, 84 b" in project.command("fetch")
+    assert written(project, "set")["group_pattern"]  # no video is in two splits
+
+
+def test_a_table_beside_class_folders_has_the_groups(project: Project, tmp_path: Path):
+    rows = ["file,patient_id"]
+    for label in ("healthy", "sick"):
+        draw(tmp_path / "set" / label, 30, label + "{:02}.png")
+        rows += [f"{label}{i:02}.png,{label}{i // 3}" for i in range(30)]
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(rows))
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert "the folders are the classes; the table has the groups in patient_id" in output
+    project.command("fetch")
+    assert "20 groups, for 60 of 60 images" in project.command("split")
+
+
+def test_the_tables_of_all_splits_are_used(project: Project, tmp_path: Path):
+    for name, number in (("train", 40), ("valid", 10), ("test", 10)):
+        draw(tmp_path / "set" / name, number, name + "{:02}.png")
+        rows = ["filename,cat,dog"]
+        rows += [f"{name}{i:02}.png,{i % 2},{1 - i % 2}" for i in range(number)]
+        (tmp_path / "set" / name / "_classes.csv").write_text("\n".join(rows))
+    project.command("dataset", str(tmp_path / "set"))
+    output = project.command("fetch")
+    for line in ("train: 20 cat, 20 dog", "validation: 5 cat, 5 dog", "test: 5 cat, 5 dog"):
+        assert line in output
+
+
+def test_a_number_that_starts_again_in_every_class_is_no_group(project: Project, tmp_path: Path):
+    for label in ("a", "b", "c"):
+        for index in range(20):
+            draw(tmp_path / "set" / label, 2, f"{index}_{{}}.png")
+    assert "Groups: none found" in project.command("dataset", str(tmp_path / "set"))
+
+
+def test_what_split_will_refuse_is_said_before(project: Project, tmp_path: Path):
+    for label in ("a", "b"):
+        draw(tmp_path / "set" / label, 20, label + "{:02}.png")
+    rows = ["path,label,patient"]
+    rows += [f"{name}{i:02},{name},{name}{i % 2}" for name in ("a", "b") for i in range(20)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(rows))
+    output = project.command("dataset", str(tmp_path / "set"))
+    assert "a has 2 groups, but each of the three splits needs one" in output
+    for label in ("a", "b"):
+        for index in range(4):
+            (tmp_path / "set" / label / f"broken{index}.png").write_bytes(b"x")
+    (tmp_path / "set" / "labels.csv").unlink()
+    output = project.command("dataset", str(tmp_path / "set"), "--name", "broken")
+    assert "8 of them cannot be opened" in output
+    assert "stops if their share is larger than split.maximum_unreadable" in output

@@ -86,6 +86,22 @@ def test_splits_may_lie_inside_the_classes(empty_project: Path):
     assert counts() == {"train": {"cat": 3, "dog": 3}, "test": {"cat": 3, "dog": 3}}
 
 
+def test_a_split_folder_may_have_splits_once_more(empty_project: Path):
+    draw_all("train/train/cat", "train/train/dog", "train/val/cat", "train/val/dog")
+    draw_all("test/cat", "test/dog")
+    fetch(settings())
+    three = {"cat": 3, "dog": 3}
+    assert counts() == {"train": three, "test": three, "validation": three}
+
+
+def test_a_class_that_contains_folders_beside_classes_that_do_not_is_said(
+    empty_project: Path, capsys: pytest.CaptureFixture
+):
+    draw_all("dog/brown", "dog/black", "cat")
+    fetch(settings())
+    assert "dog contains the folders black, brown: all of them are" in capsys.readouterr().out
+
+
 def test_class_folders_may_lie_deeper(empty_project: Path):
     draw_all("archive/PetImages/cat", "archive/PetImages/dog/more")
     fetch(settings())
@@ -117,7 +133,9 @@ def test_a_folder_beside_the_splits_is_named_and_too_large_a_share_is_refused(
         fetch(settings("dataset.maximum_unused=0.05"))
     fetch(settings())
     output = capsys.readouterr().out
-    assert "4 not used, image in a folder beside the classes or splits: extra/cat/00.png" in output
+    assert (
+        "Not used: 4 (image in a folder beside the classes or splits): extra/cat/00.png" in output
+    )
     fetch(settings("dataset.exclude=[/extra]", "dataset.maximum_unused=0"))
     assert unused() == {"excluded by the settings include and exclude": 4}
 
@@ -159,6 +177,17 @@ def test_masks_beside_their_images_are_not_used(empty_project: Path):
     assert unused() == {"mask": 12}
 
 
+def test_masks_may_differ_from_their_images_in_the_ending_or_a_word_before(empty_project: Path):
+    draw_all("cat", "dog")
+    for image in list(Path("pets/cat").glob("*.png")):
+        blobs().save(image.with_suffix(".bmp"))
+    for image in list(Path("pets/dog").glob("*.png")):
+        blobs().save(image.with_stem("mask_" + image.stem))
+    fetch(settings())
+    assert counts() == {"all": {"cat": 3, "dog": 3}}
+    assert unused() == {"mask": 6}
+
+
 def test_classes_called_mask_are_no_masks(empty_project: Path):
     draw_all("mask", "nomask")
     fetch(settings("dataset.positive_class=mask"))
@@ -188,6 +217,14 @@ def test_system_and_thumbnail_folders_are_not_used(empty_project: Path):
     fetch(settings())
     assert counts() == {"all": {"cat": 3, "dog": 3}}
     assert unused() == {"system or thumbnail file or folder": 5}
+
+
+def test_the_files_in_a_folder_of_thumbnails_are_counted(
+    empty_project: Path, capsys: pytest.CaptureFixture
+):
+    draw_all("cat", "dog", "thumbs")
+    fetch(settings())
+    assert "thumbs (a folder with 3 files)" in capsys.readouterr().out
 
 
 def make_links(number: int) -> None:
@@ -263,7 +300,7 @@ def test_a_class_in_a_format_that_is_not_read_is_not_lost_in_silence(empty_proje
     Path("pets/bird").mkdir()
     for index in range(3):
         Path(f"pets/bird/{index}.dcm").write_bytes(b"DICM")
-    with pytest.raises(InputError, match=r"(?s)3 of 9 images .*format that is not read: bird/"):
+    with pytest.raises(InputError, match=r"(?s)3 of 9 images .*format that is not read\): bird/"):
         fetch(settings())
 
 

@@ -64,7 +64,7 @@ def test_a_fixed_camera_trains(empty_project: Path, noise: float, capsys: pytest
     assert len(rows) == 60
     for label in ("defect", "fine"):
         assert 4 <= sum(row.split == "test" and row.label == label for row in rows) <= 8
-    assert "60 images show the same scene" in capsys.readouterr().out
+    assert "60 images have their background in common" in capsys.readouterr().out
 
 
 def test_lamps_of_two_colours_train(empty_project: Path):

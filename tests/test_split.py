@@ -333,7 +333,7 @@ def test_folds_keep_groups_whole_and_leave_the_test_images_out(empty_project: Pa
 def test_a_pattern_that_matches_nothing_is_refused_and_one_that_matches_some_is_said(
     leaky: Path, capsys: pytest.CaptureFixture
 ):
-    with pytest.raises(InputError, match=r"dataset\.source_pattern=xyz does not match any path"):
+    with pytest.raises(InputError, match=r"dataset\.source_pattern=xyz matches none of the paths"):
         split(settings("dataset.source_pattern=xyz"))
     split(settings(PATIENT))
     output = capsys.readouterr().out

@@ -90,7 +90,7 @@ def test_splits_groups_and_sources_come_from_the_table(images: Path):
 
 def test_an_unknown_split_is_refused(images: Path):
     write("path,label,split", "{i},{label},fold3")
-    with pytest.raises(InputError, match=r"split has the value 'fold3'.*split_column=null"):
+    with pytest.raises(InputError, match=r"split has the values 'fold3'; .*split_column=null"):
         fetch(settings())
 
 
@@ -116,8 +116,8 @@ def test_what_does_not_fit_is_counted(images: Path, capsys: pytest.CaptureFixtur
         "labels.csv: 63 rows, 2 rows repeat another row (e.g. 000), 2 rows name no image (e.g. 999)"
         in output
     )
-    assert "1 not used, image whose row has no label: images/058.png" in output
-    assert "1 not used, image without a row in the table: images/059.png" in output
+    assert "Not used: 1 (image whose row has no label): images/058.png" in output
+    assert "Not used: 1 (image without a row in the table): images/059.png" in output
     assert counts() == {"all": {"cat": 29, "dog": 29}}
 
 
@@ -132,10 +132,14 @@ def test_an_image_with_two_labels_is_a_contradiction(images: Path):
     assert len(read_manifest()) == 59
 
 
-def test_several_labels_at_once_are_said(images: Path, capsys: pytest.CaptureFixture):
-    write("path,label", "{i},{label}|sleepy", number=4)
-    fetch(settings("dataset.maximum_unused=1", "dataset.positive_class='cat|sleepy'"))
-    assert "4 rows of labels.csv have several labels, e.g. dog|sleepy" in capsys.readouterr().out
+@pytest.mark.parametrize("both", ["cat dog", '"cat, dog"', "cat;dog", "dog|cat", "cat+dog"])
+def test_several_labels_at_once_are_said(images: Path, capsys: pytest.CaptureFixture, both: str):
+    write("path,label", "{i},{label}", number=50)
+    with Path("pets/labels.csv").open("a") as file:
+        file.writelines(f"{i:03},{both}\n" for i in range(50, 60))
+    fetch(settings("dataset.positive_class=null"))
+    said = both.strip('"')
+    assert f"10 rows of labels.csv have several labels, e.g. {said}:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("place", ["pets", "pets/images"])
@@ -240,3 +244,74 @@ def test_a_value_may_contain_line_breaks(images: Path):
     write("path,label,note", '{i},{label},"two\nlines\x0b"')
     fetch(settings())
     assert counts() == {"all": {"cat": 30, "dog": 30}}
+
+
+def test_one_table_for_each_split(images: Path):
+    for name, number in (("train", 40), ("test", 20)):
+        (images / "pets" / name).mkdir()
+        for i in range(number):
+            source = f"pets/images/{i:03}.png"
+            Image.open(source).point(lambda v, n=name: v if n == "train" else 255 - v).save(
+                f"pets/{name}/{i:03}.png"
+            )
+        write("path,label", "{i},{label}", f"{name}/_labels.csv", number)
+    own = ["dataset.table=[train/_labels.csv,test/_labels.csv]", "dataset.exclude=[/images/]"]
+    fetch(settings(*own))
+    assert counts() == {"train": {"cat": 20, "dog": 20}, "test": {"cat": 10, "dog": 10}}
+    for name, number in (("train", 40), ("test", 20)):
+        write("path,label", "{i},{label}", f"{name}.csv", number)
+    fetch(settings("dataset.table=[train.csv,test.csv]", "dataset.exclude=[/images/]"))
+    assert counts() == {"train": {"cat": 20, "dog": 20}, "test": {"cat": 10, "dog": 10}}
+
+
+def test_folders_have_the_classes_and_the_table_the_groups(images: Path):
+    for i in range(60):
+        label = "cat" if i % 2 else "dog"
+        (images / "pets" / label).mkdir(exist_ok=True)
+        Path(f"pets/images/{i:03}.png").rename(f"pets/{label}/{i:03}.png")
+    (images / "pets" / "images").rmdir()
+    rows = [f"{i:03},p{i // 4}" for i in range(58)]
+    Path("pets/labels.csv").write_text("path,group\n" + "\n".join(rows))
+    fetch(settings("dataset.label_column=null"))
+    assert counts() == {"all": {"cat": 29, "dog": 29}}
+    split(settings())
+    assert {row.group for row in read_manifest()} == {f"p{i}" for i in range(15)}
+
+
+@pytest.mark.parametrize("column", ["is_train", "is_training_image", "is_test"])
+@pytest.mark.parametrize("values", [("1", "0"), ("True", "False")])
+def test_a_column_of_0_and_1_can_have_the_splits(
+    images: Path, column: str, values: tuple[str, str]
+):
+    rows = [f"path,label,{column}"]
+    for i in range(60):
+        chosen = (i < 40) == (column != "is_test")
+        rows.append(f"{i:03},{'cat' if i % 2 else 'dog'},{values[not chosen]}")
+    Path("pets/labels.csv").write_text("\n".join(rows))
+    fetch(settings(f"dataset.split_column={column}"))
+    assert counts() == {"train": {"cat": 20, "dog": 20}, "test": {"cat": 10, "dog": 10}}
+
+
+def test_rows_without_a_split_are_counted_and_too_many_are_refused(images: Path):
+    rows = ["path,label,split"]
+    for i in range(60):
+        part = "unused" if i > 55 else "train" if i < 40 else "test"
+        rows.append(f"{i:03},{'cat' if i % 2 else 'dog'},{part}")
+    Path("pets/labels.csv").write_text("\n".join(rows))
+    fetch(settings())
+    assert counts() == {"train": {"cat": 20, "dog": 20}, "test": {"cat": 8, "dog": 8}}
+    assert json.loads(paths.FETCHED.read_text())["unused"] == {"image whose row names no split": 4}
+    with pytest.raises(InputError, match="4 of 60 images would not be used"):
+        fetch(settings("dataset.maximum_unused=0.05"))
+
+
+def test_a_table_without_a_header_is_refused(images: Path):
+    write("000,dog", "{i},{label}")
+    with pytest.raises(InputError, match=r"the first line names the image 000\. Add a line"):
+        fetch(settings("dataset.path_column=000", "dataset.label_column=dog"))
+
+
+def test_a_label_that_hydra_would_read_as_a_reference_is_refused(images: Path):
+    write("path,label", "{i},${{{label}}}")  # ${cat} and ${dog}
+    with pytest.raises(InputError, match=r"The label \$\{dog\} contains \$\{"):
+        fetch(settings())

@@ -37,7 +37,7 @@ COMMANDS = {
     "prune": "delete the models of a sweep's jobs that lost",
     "rollback": "restore the previous champion",
     "reproduce": "repeat a run, and compare it with the original to the last bit",
-    "config": "print the settings that conf/ composes to",
+    "config": "print all settings, as Hydra composes them from conf/",
 }
 
 

@@ -2,7 +2,10 @@
 
 import errno
 
-DISK_FULL = "Free some space, or symlink build/ to a larger disk; then run the command again."
+DISK_FULL = (
+    "Free some space, or let DVC keep its files on a larger disk: `dvc cache dir --local "
+    "/path/on/that/disk`. Then run the command again."
+)
 NO_PERMISSION = "Check the permissions with `ls -ld`."
 ADVICE = {
     errno.ENOSPC: DISK_FULL,

@@ -106,7 +106,7 @@ def test_links_pipes_and_sockets_are_skipped_with_a_reason(
         "pipe, socket or device": 2,
     }
     output = capsys.readouterr().out
-    assert "8 not used, link that is not followed: cat/\\\\xe9\\n.png" in output
+    assert "Not used: 8 (link that is not followed): cat/\\\\xe9\\n.png" in output
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ class ImageSource(Section):
     )
     include: list[str] | None = Field(
         default=None,
-        description="Patterns as in .gitignore. Only files that match are used, also those that "
-        "look like masks. null: all images, except those that look like masks.",
+        description="Patterns as in .gitignore. Only files that match are used, even if they "
+        "look like masks. null: all images that do not look like masks.",
     )
     exclude: list[str] = Field(
         default=[], description="Patterns as in .gitignore, of files that are not used."
@@ -91,19 +91,19 @@ class ImageSource(Section):
         description="A folder outside the dataset. Symbolic links in the dataset are followed if "
         "they lead into this folder.",
     )
-    table: str | None = Field(
+    table: str | list[str] | None = Field(
         default=None,
-        description="A CSV or TSV file with the labels, relative to the dataset's folder; null: "
-        "folders are the classes.",
+        description="A CSV or TSV file with the labels, relative to the dataset's folder, or a "
+        "list of files, such as one for each split; null: folders are the classes.",
     )
     path_column: str = Field(
         default="path",
         description="The table's column of paths or names of images, with or without the ending.",
     )
-    label_column: str | list[str] = Field(
+    label_column: str | list[str] | None = Field(
         default="label",
         description="The table's column of labels; or a list of columns of 0 and 1, one for each "
-        "class.",
+        "class; null: folders are the classes, and the table has splits, groups or sources.",
     )
     split_column: str | None = Field(
         default="split", description="The table's column of splits, used where the table has it."
@@ -121,8 +121,9 @@ class ImageSource(Section):
     )
     maximum_unused: Probability = Field(
         default=0.1,
-        description="Largest share of images that may be unused without being excluded by a "
-        "setting, for example images outside every class folder. With more, `fetch` fails.",
+        description="`fetch` fails when more than this share of the images is not used, for "
+        "example because they are outside every class folder. Images that a setting excludes do "
+        "not count.",
     )
 
     @model_validator(mode="after")
@@ -146,12 +147,13 @@ class Dataset(ImageSource):
         "classes."
     )
     group_pattern: Pattern | None = Field(
-        description="Regular expression for the paths in the dataset. Its first group is the "
-        "patient (or other group); all images of one group stay in one split."
+        description="A regular expression that is searched in each path. The text in its first "
+        "parentheses names the patient, animal or video; images with the same name stay in one "
+        "split."
     )
     source_pattern: Pattern | None = Field(
-        description="Regular expression for the paths in the dataset. Its first group is the "
-        "source; metrics are also reported for each source."
+        description="A regular expression that is searched in each path. The text in its first "
+        "parentheses names the source; metrics are also reported for each source."
     )
     note: str | None = Field(description="A remark that is shown with every metric.")
     expected_counts: Counts | None = Field(
@@ -336,20 +338,21 @@ class Evaluation(Section):
     threshold: Probability | Literal["youden", "sensitivity"] = Field(
         description="The positive class is predicted when its probability is at least this (two "
         "classes only). "
-        "`youden` and `sensitivity` choose it on the validation images: `youden` for the highest "
-        "sensitivity + specificity, `sensitivity` for the highest threshold that reaches "
-        "`target_sensitivity`."
+        "Two rules choose it on the validation images: `youden` takes the threshold where "
+        "sensitivity + specificity is highest; `sensitivity` takes the highest threshold whose "
+        "sensitivity is at least `target_sensitivity`."
     )
     target_sensitivity: Probability = Field(
-        description="What `threshold=sensitivity` reaches on the validation images."
+        description="The sensitivity that `threshold=sensitivity` must reach on the validation "
+        "images."
     )
     calibration: Literal["none", "temperature"] = Field(
         description="`temperature` scales the probabilities to fit the validation images."
     )
     shortcut_threshold: Fraction = Field(
-        description="A probe (a classifier that does not see the content of the images) suggests a "
-        "shortcut when it beats chance, and when (its accuracy - chance) is at least this fraction "
-        "of (the model's accuracy - chance)."
+        description="A probe is a classifier that sees only file metadata, or only the border of "
+        "the images. A shortcut is suspected when the probe is clearly better than chance, and its "
+        "lead over chance is at least this fraction of the model's lead over chance."
     )
 
 

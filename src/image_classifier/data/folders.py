@@ -26,7 +26,10 @@ SPECIAL = "pipe, socket or device"
 SUBMODULE = "git submodule"
 UNREAD = "image or video in a format that is not read"
 NO_LABEL = "image whose row has no label"
-EXPECTED = {IN_NO_CLASS, OTHER_FOLDER, NO_ROW, NO_LABEL, LINK, SPECIAL, SUBMODULE, UNREAD}
+NO_SPLIT = "image whose row names no split"
+EXPECTED = {
+    IN_NO_CLASS, OTHER_FOLDER, NO_ROW, NO_LABEL, NO_SPLIT, LINK, SPECIAL, SUBMODULE, UNREAD,
+}  # fmt: skip
 
 SYSTEM = "system or thumbnail file or folder"
 MASK = "mask"
@@ -40,6 +43,7 @@ SYSTEM_NAMES = {
 MASK_WORDS = "masks?|segs?|segmentations?|gt|ground[ _-]?truths?"
 MASK_FOLDER = re.compile(rf"(?:.*[ _-])?(?:{MASK_WORDS}|annotations?|labels?)", re.IGNORECASE)
 MASK_NAME = re.compile(rf"(.+?)[ _.-]+(?:{MASK_WORDS})(?:[ _.-]*\d+)?", re.IGNORECASE)
+MASK_PREFIX = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(.+)", re.IGNORECASE)
 
 # formats of cameras, hospitals, microscopes and drawing programs that the decoder does not read
 UNREAD_ENDINGS = {
@@ -122,8 +126,8 @@ def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str
     """Return the paths that are masks of other images, by their names or folders.
 
     Masks have few colours, and are named like an image beside them, with a word such as `_mask`
-    added. Or they are in a folder such as `masks`, where most files have the names of images in a
-    folder beside it.
+    added, or with another ending only. Or they are in a folder such as `masks`, where most files
+    have the names of images in a folder beside it.
 
     Args:
         images: Paths, relative to the dataset's folder.
@@ -133,20 +137,36 @@ def find_masks(images: Sequence[str], is_flat: Callable[[str], bool]) -> set[str
     for path in images:
         pure = PurePosixPath(path)
         by_folder.setdefault(pure.parent, {}).setdefault(pure.stem, []).append(path)
+
+    def are_flat(paths: Sequence[str]) -> bool:
+        return all(map(is_flat, paths[:: max(1, len(paths) // SAMPLE)][:SAMPLE]))
+
     masks: set[str] = set()
     for folder, stems in by_folder.items():
         like_masks = [
-            path
-            for stem, paths in stems.items()
-            if (named := MASK_NAME.fullmatch(stem)) and named[1] in stems
-            for path in paths
+            path for stem, paths in stems.items() if _names_mask_of(stem) in stems for path in paths
         ]
         for depth, part in enumerate(folder.parts):
             if MASK_FOLDER.fullmatch(part) and _mirrors(folder, depth, stems, by_folder):
                 like_masks = [path for paths in stems.values() for path in paths]
-        if all(map(is_flat, like_masks[:: max(1, len(like_masks) // SAMPLE)][:SAMPLE])):
+        if are_flat(like_masks):
             masks |= set(like_masks)
+        pairs: dict[str, list[str]] = {}  # by ending: photographs 1.jpg and their masks 1.png
+        for paths in stems.values():
+            if len(paths) == 2:
+                for path in paths:
+                    pairs.setdefault(PurePosixPath(path).suffix, []).append(path)
+        if len(pairs) == 2 and sum(map(len, pairs.values())) > len(stems):
+            flat = [ending for ending, paths in pairs.items() if are_flat(paths)]
+            if len(flat) == 1:
+                masks |= set(pairs[flat[0]])
     return masks
+
+
+def _names_mask_of(stem: str) -> str | None:
+    """Return the name of the image whose mask a file is by its name, or None."""
+    named = MASK_NAME.fullmatch(stem) or MASK_PREFIX.fullmatch(stem)
+    return named[1] if named else None
 
 
 def escaped(path: str) -> str:
@@ -190,7 +210,7 @@ def _walk(
             reason = _wrong_link(path, folder, links_into) if linked else ""
             empty &= is_ignored(path.name) or bool(reason)
             if is_ignored(path.name):
-                yield path, (SYSTEM, "")
+                yield path, (SYSTEM, _size_of_thumbnails(path))
             elif reason:
                 yield path, (LINK, reason)
             elif path.is_dir():
@@ -206,6 +226,13 @@ def _walk(
                 yield path, None
         if empty:
             listing.empty_folders.append(parent.relative_to(folder).as_posix())
+
+
+def _size_of_thumbnails(path: Path) -> str:
+    """Return how many files a folder of thumbnails has: it may be a class after all."""
+    if not path.name.lower().startswith("thumb") or not path.is_dir():
+        return ""
+    return f"a folder with {sum(file.is_file() for file in path.rglob('*'))} files"
 
 
 def _wrong_link(path: Path, root: Path, links_into: str | None) -> str:

@@ -82,7 +82,7 @@ def summarize_unused(unused: Iterable[UnusedFile], at_most: int = 3) -> list[str
             for item in sorted(items, key=lambda item: item.path)[:at_most]
         ]
         more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
-        lines.append(f"{len(items)} not used, {kind}: {', '.join(names)}{more}")
+        lines.append(f"Not used: {len(items)} ({kind}): {', '.join(names)}{more}")
     return lines
 
 

@@ -93,9 +93,14 @@ def choose_classes(labels: Labels, classes: Mapping[str, str] | None) -> Labels:
     """Rename, merge and leave out labels as the setting `dataset.classes` says.
 
     Raises:
-        InputError: the setting names a label that the dataset lacks, or two labels differ only in
-            upper and lower case.
+        InputError: the setting names a label that the dataset lacks, two labels differ only in
+            upper and lower case, or a label contains `${`.
     """
+    if odd := [image.label for image in labels.images if "${" in image.label]:
+        raise InputError(
+            f"The label {odd[0]} contains ${{, which Hydra reads as a reference to a setting. "
+            f"Rename the folder, or change the label in the table."
+        )
     if classes is None:
         refuse_similar_names({image.label for image in labels.images})
         return labels
@@ -165,7 +170,7 @@ def _label(tree: _Tree, classes: set[str], labels: Labels) -> None:
         _unused(tree.direct, IN_NO_CLASS, labels)
         for name, top in tops.items():
             if name in given and top.folders:
-                _add_classes(top.descend(), given[name], "", labels)
+                _add_split(top.descend(), given[name], labels)
             else:
                 _unused(top.paths(), OTHER_FOLDER, labels)
         _note_splits(given, labels)
@@ -217,6 +222,18 @@ def _label(tree: _Tree, classes: set[str], labels: Labels) -> None:
     _add_classes(tree, "", "", labels)
 
 
+def _add_split(tree: _Tree, split: SplitName, labels: Labels) -> None:
+    """Add the images of a split; in it there may be class folders, or splits once more."""
+    inner = _split_folders(tree)
+    if len(inner) < 2 or len(inner) < len(tree.folders):
+        _add_classes(tree, split, "", labels)
+        return
+    _unused(tree.direct, IN_NO_CLASS, labels)
+    for name, top in tree.folders.items():
+        _add_classes(top.descend(), inner[name], "", labels)
+    _note_splits(inner, labels, "/".join(tree.prefix))
+
+
 def _split_folders(tree: _Tree) -> dict[str, SplitName]:
     """Return the folders that are splits, because of their names and the class folders in them."""
     named: dict[str, SplitName] = {}
@@ -265,6 +282,12 @@ def _main_folder(tree: _Tree) -> str | None:
 def _add_classes(tree: _Tree, split: str, source: str, labels: Labels) -> None:
     """Add the images of a folder whose subfolders are classes."""
     for label, child in tree.folders.items():
+        parts = {name for name in child.folders if not IDENTIFIER.fullmatch(name)} - PARTS
+        if len(parts) > 1 and not child.direct and any(c.direct for c in tree.folders.values()):
+            labels.notes.append(
+                f"{'/'.join(child.prefix)} contains the folders {_names(parts)}: all of them are "
+                f"the class {label}. If they are classes, move them beside the other classes."
+            )
         labels.images += [LabelledImage(path, label, split, "", source) for path in child.paths()]
     _unused(tree.direct, IN_NO_CLASS, labels)
 
@@ -273,12 +296,13 @@ def _unused(paths: Sequence[str], kind: str, labels: Labels) -> None:
     labels.unused += [UnusedFile(path, kind) for path in paths]
 
 
-def _note_splits(given: Mapping[str, SplitName], labels: Labels) -> None:
+def _note_splits(given: Mapping[str, SplitName], labels: Labels, place: str = "") -> None:
     by_split: dict[str, list[str]] = {}
     for name, split in sorted(given.items()):
         by_split.setdefault(split, []).append(f"{name}/")
     parts = [f"{' and '.join(by_split[s])} for {s}" for s in SPLITS if s in by_split]
-    labels.notes.append(f"The dataset has its own splits: {', '.join(parts)}.")
+    where = place or "The dataset"
+    labels.notes.append(f"{where} has its own splits: {', '.join(parts)}.")
     if "train" not in by_split:
         raise InputError(
             f"The dataset has the splits {_names(given)}, but none for training. Rename a folder "

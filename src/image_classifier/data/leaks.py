@@ -82,7 +82,7 @@ def contradictions_message(
     if action == "stop" and any("near duplicate" in reason for reason in found.values()):
         done += (
             " If near duplicates are in fact different images, set split.duplicate_distance below "
-            "the smallest distance, or to null for no search."
+            "the smallest distance listed here, or to null for no search."
         )
     lines = [
         f"{images[index].path} ({images[index].found.label}) {reason}"

@@ -152,8 +152,8 @@ def draw(
     moved = len(chosen ^ by_hash)
     if moved:
         remarks.append(
-            f"To give every class its share of {name}, {moved} of {len(ordered)} images or groups "
-            f"are not where their content alone would put them; added images may move these."
+            f"{moved} of {len(ordered)} images or groups were moved, so that every class has its "
+            f"share of {name}. They may move again when you add images."
         )
     return [bundle for bundle in ordered if bundle.key in chosen]
 

@@ -18,28 +18,38 @@ from image_classifier.data.folders import (
     LINK,
     Listing,
     escaped,
+    find_masks,
     list_files,
     looks_like_mask,
 )
 from image_classifier.data.images import FORMATS
 from image_classifier.data.labels import (
+    SPLITS,
     LabelledImage,
     Labels,
     UnusedFile,
     count_labels,
     summarize_unused,
 )
-from image_classifier.data.layout import choose_classes, labels_from_folders, plain
+from image_classifier.data.layout import (
+    IDENTIFIER,
+    choose_classes,
+    labels_from_folders,
+    plain,
+    split_of,
+)
 from image_classifier.data.splitting import first_match
 from image_classifier.data.table import (
     SPLIT_NAMES,
     Columns,
+    Table,
     find_tables,
     guess_columns,
     has_label_name,
     labels_from_table,
     named_files,
     read_table,
+    split_of_table,
 )
 from image_classifier.errors import InputError
 
@@ -101,8 +111,8 @@ def survey(folder: Path, *, local: bool) -> Survey:
         result.guesses["links_into"] = "the links of the dataset lead to this folder"
         listing = list_files(folder, links_into=store)
     find_classes(folder, listing, result)
+    choose_labels(result)
     complete_splits(result)
-    merge_and_leave_out(result)
     leave_out_the_rest(result)
     guess_groups(result)
     describe(folder, result)
@@ -123,10 +133,13 @@ def store_of_links(folder: Path, listing: Listing) -> str | None:
 
 
 def find_classes(folder: Path, listing: Listing, result: Survey) -> None:
-    """Find the classes in folders, else in a table, and say where.
+    """Find the classes in folders or in a table, and say where.
+
+    A table with a column of labels counts more than folders whose names are numbered, such as
+    video12. Beside other class folders it may have the groups, splits or sources.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no classes.
     """
     problem = ""
     try:
@@ -134,34 +147,85 @@ def find_classes(folder: Path, listing: Listing, result: Survey) -> None:
     except InputError as error:
         labels, problem = Labels(), str(error)
     tables = find_tables(folder)
-    if len({image.label for image in labels.images}) >= 2:
-        result.findings.append("The folders are the classes.")
-        result.labels = labels
-        if tables:
-            result.findings.append(
-                f"Not used as labels, because the folders have classes: {', '.join(tables[:5])}."
-            )
-        return
     problems: list[str] = []
     found = best_table(folder, tables, named_files(listing), problems)
-    if found is None:
-        for path in find_tables(folder.resolve().parent):
+    names = sorted({image.label for image in labels.images})
+    if len(names) >= 2:
+        numbered = all(map(IDENTIFIER.fullmatch, names))
+        if found and numbered and has_label_name(found[1]):
+            result.findings.append(
+                f"The folders {names[0]}, {names[1]}, … look like numbers, not like classes, so "
+                f"the labels are taken from the table."
+            )
+        else:
+            result.findings.append("The folders are the classes.")
+            result.labels = labels
+            if found:
+                add_columns(folder, listing, *found, result)
+            if others := [name for name in tables if name not in tables_of(result.settings)]:
+                result.findings.append(
+                    f"Not used, because the folders have classes: {', '.join(others[:5])}. To use "
+                    f"a table, set dataset.table."
+                )
+            return
+    if found is None or found[1].label is None:
+        beside = folder.resolve().parent
+        for path in find_tables(beside):
             if "/" not in path:
                 problem += (
                     f" {path} lies beside this folder: if it has the labels, run "
-                    f"`image-classifier dataset {folder.resolve().parent}`."
+                    f"`image-classifier dataset {beside}`."
                 )
+        for item in listing.unused:
+            if item.path.lower().endswith((".xlsx", ".xls", ".ods")):
+                problem += f" {item.path} is a spreadsheet: save it as CSV in UTF-8."
         problem += "".join(f" {text}" for text in problems)
-        names = sorted({image.label for image in labels.images})
         raise InputError(
             f"{folder}: fewer than two classes were found. There are {len(listing.images)} images"
             + (f" in the folder {', '.join(names)}" if names else "")
             + (f"; the labels are not clear from {', '.join(tables)}" if tables else "")
             + f". {problem.strip() or hint_of_names(listing.images)}"
         )
-    name, columns = found
+    use_table(folder, listing, *found, tables, result)
+
+
+def tables_of(settings: dict[str, Any]) -> list[str]:
+    """Return the tables that the settings name."""
+    table = settings.get("table", [])
+    return [table] if isinstance(table, str) else table
+
+
+def add_columns(
+    folder: Path, listing: Listing, name: str, columns: Columns, result: Survey
+) -> None:
+    """Use a table beside class folders, if it has groups, splits or sources."""
+    columns = replace(columns, label=None)
+    if not (columns.split or columns.group or columns.source):
+        return
+    before = len(result.labels.images)
+    use_table(folder, listing, name, columns, [], result)
+    result.guesses["table"] = "the folders are the classes; the table has " + " and ".join(
+        f"the {kind}s in {column}"
+        for kind in ("split", "group", "source")
+        if (column := getattr(columns, kind))
+    )
+    if lost := before - len(result.labels.images):
+        result.findings.append(f"{lost} images have no row in {name}, so they are not used.")
+
+
+def use_table(
+    folder: Path,
+    listing: Listing,
+    name: str,
+    columns: Columns,
+    tables: Sequence[str],
+    result: Survey,
+) -> None:
+    """Take the labels from a table, and from the tables of the other splits beside it."""
+    table = read_table(folder, name)
+    names = [name, *tables_of_other_splits(folder, table, columns, tables)]
     chosen: dict[str, Any] = {
-        "table": name,
+        "table": names[0] if len(names) == 1 else sorted(names),
         "path_column": columns.path,
         "label_column": (
             list(columns.label) if isinstance(columns.label, tuple) else columns.label
@@ -169,7 +233,6 @@ def find_classes(folder: Path, listing: Listing, result: Survey) -> None:
     }
     for kind in ("split", "group", "source"):
         chosen[f"{kind}_column"] = getattr(columns, kind)
-    table = read_table(folder, name)
     for column in table.header:
         if columns.split is None and column.lower() in SPLIT_NAMES:
             values = sorted({row[column] for row in table.rows})[:5]
@@ -181,9 +244,38 @@ def find_classes(folder: Path, listing: Listing, result: Survey) -> None:
     result.settings |= {
         key: value for key, value in chosen.items() if value != f"{key.removesuffix('_column')}"
     }
-    header = table.header
-    result.findings.append(f"The table {name} has the labels. Its columns: {', '.join(header)}.")
+    what = "has the labels" if columns.label else "has the groups, splits or sources of the images"
+    result.findings.append(
+        f"The table {', '.join(names)} {what}. Its columns: {', '.join(table.header)}."
+        if len(names) == 1
+        else f"The tables {', '.join(sorted(names))} have the labels, one for each split. Their "
+        f"columns: {', '.join(table.header)}."
+    )
+    result.guesses["path_column"] = "this column names images"
+    result.guesses["label_column"] = (
+        "this column has the labels" if columns.label else "none: the folders are the classes"
+    )
     result.labels = labels_from_table(folder, listing, source)
+
+
+def tables_of_other_splits(
+    folder: Path, table: Table, columns: Columns, tables: Sequence[str]
+) -> list[str]:
+    """Return the tables with the same columns whose names say that they are for other splits."""
+    splits = {split_of_table(table.name)}
+    if None in splits or columns.split:
+        return []
+    found = []
+    for name in tables:
+        try:
+            other = read_table(folder, name)
+        except InputError:
+            continue
+        split = split_of_table(name)
+        if split and split not in splits and other.header == table.header:
+            splits.add(split)
+            found.append(name)
+    return found
 
 
 def hint_of_names(images: Sequence[str]) -> str:
@@ -216,52 +308,32 @@ def best_table(
         images: Paths of images in it.
         problems: Why a table cannot be read is added.
     """
-    best: tuple[tuple[bool, int], str, Columns] | None = None
+    best: tuple[tuple[bool, bool, bool, int], str, Columns] | None = None
     for name in tables:
         try:
             table = read_table(folder, name)
+            columns = guess_columns(table, images)
         except InputError as error:
             problems.append(str(error))
             continue
-        columns = guess_columns(table, images)
         if columns is None or "submission" in name.lower():
             continue
-        value = has_label_name(columns), len(table.rows)
+        value = (
+            has_label_name(columns),
+            columns.label is not None,
+            split_of_table(name) in (None, "train"),
+            len(table.rows),
+        )
         if best is None or value > best[0]:
             best = (value, name, columns)
     return (best[1], best[2]) if best else None
 
 
-def complete_splits(result: Survey) -> None:
-    """Leave out splits that lack a class of training, and classes that training lacks."""
-    images = result.labels.images
-    classes = {image.label for image in images if image.split in ("", "train")}
-    if more := {image.label for image in images} - classes:
-        result.settings["classes"] = {label: label for label in sorted(classes)}
-        result.guesses["classes"] = f"training has no images of {', '.join(sorted(more))}"
-        result.labels = choose_classes(result.labels, result.settings["classes"])
-    for split in ("validation", "test"):
-        own = [image for image in result.labels.images if image.split == split]
-        missing = classes - {image.label for image in own}
-        if not own or not missing:
-            continue
-        why = f"{split} has no images of {', '.join(sorted(missing)[:5])}, so it is drawn"
-        if "table" in result.settings:
-            result.settings["split_column"] = None
-            result.guesses["split_column"] = why
-            result.labels.images = [replace(image, split="") for image in result.labels.images]
-            return
-        places = sorted({escaped(os.path.commonpath([Path(i.path).parent for i in own]))})
-        result.settings["exclude"] = [f"/{place}/" for place in places]
-        result.guesses["exclude"] = why
-        result.labels.images = [i for i in result.labels.images if i.split != split]
-        result.labels.unused += [UnusedFile(image.path, EXCLUDED) for image in own]
-
-
-def merge_and_leave_out(result: Survey) -> None:
-    """Merge labels that differ in case only, and leave out labels with very few images."""
+def choose_labels(result: Survey) -> None:
+    """Merge labels that differ in case only; leave out rare ones, and those training lacks."""
     labels = result.labels
-    counts = Counter(image.label for image in labels.images)
+    training_first = sorted(labels.images, key=lambda image: image.split not in ("", "train"))
+    counts = Counter(image.label for image in training_first)
     merged: dict[str, str] = {}
     names: dict[str, str] = {}  # the commonest form of each label
     for label, _ in counts.most_common():
@@ -270,21 +342,57 @@ def merge_and_leave_out(result: Survey) -> None:
     for label, number in counts.items():
         totals[merged[label]] += number
     rare = {label for label in merged if totals[merged[label]] < FEWEST or "|" in label}
-    classes = {label: name for label, name in sorted(merged.items()) if label not in rare}
-    unchanged = not rare and all(label == name for label, name in classes.items())
-    if unchanged or len(set(classes.values())) < 2:
+    if len({name for label, name in merged.items() if label not in rare}) < 2:
+        rare = set()
+    learnt = {merged[image.label] for image in labels.images if image.split in ("", "train")}
+    foreign = {label for label in merged if merged[label] not in learnt} - rare
+    classes = {label: name for label, name in sorted(merged.items()) if label not in rare | foreign}
+    if classes == {label: label for label in merged}:
         return
-    result.settings["classes"] = classes
-    reasons = [result.guesses["classes"]] if "classes" in result.guesses else []
+    reasons = []
     if any(label != name for label, name in classes.items()):
         reasons.append("labels that differ only in case, spaces or encoding are merged")
+    if foreign:
+        reasons.append(f"training has no images of {', '.join(sorted(foreign))}")
     if rare:
         reasons.append(
             f"left out, with fewer than {FEWEST} images or several labels at once: "
             f"{', '.join(sorted(rare)[:5])}" + (" and more" if len(rare) > 5 else "")
         )
+    result.settings["classes"] = classes
     result.guesses["classes"] = "; ".join(reasons)
     result.labels = choose_classes(labels, classes)
+
+
+def complete_splits(result: Survey) -> None:
+    """Leave out splits that lack a class of training."""
+    classes = {image.label for image in result.labels.images}
+    for split in ("validation", "test"):
+        own = [image for image in result.labels.images if image.split == split]
+        missing = classes - {image.label for image in own}
+        if not own or not missing:
+            continue
+        why = (
+            f"the dataset's own {split} has no images of {', '.join(sorted(missing)[:5])}: it is "
+            f"not used, and a new {split} split is made from training"
+        )
+        if "table" in result.settings:
+            result.settings["split_column"] = None
+            result.guesses["split_column"] = why
+            result.labels.images = [replace(image, split="") for image in result.labels.images]
+            return
+        places = {folder_of_split(image) for image in own}
+        result.settings["exclude"] = [f"/{escaped(place)}/" for place in sorted(places)]
+        result.guesses["exclude"] = why
+        result.labels.images = [i for i in result.labels.images if i.split != split]
+        result.labels.unused += [UnusedFile(image.path, EXCLUDED) for image in own]
+
+
+def folder_of_split(image: LabelledImage) -> str:
+    """Return the folder in an image's path that says its split."""
+    parts = Path(image.path).parts
+    depth = max(i for i, part in enumerate(parts[:-1]) if split_of(part) == image.split)
+    return "/".join(parts[: depth + 1])
 
 
 def leave_out_the_rest(result: Survey) -> None:
@@ -358,15 +466,24 @@ def guess_groups(result: Survey) -> None:
         repeats = sum(number > 1 for number in groups.values()) >= FEWEST_GROUPS
         enough = min(map(len, bundles.values())) >= FEWEST  # for every split
         small = all(n <= LARGEST_GROUP * of_class[label] for (label, _), n in in_class.items())
+        # a series that is numbered anew in every class is no group
+        restarts = what == "numbered series" and 2 * len(in_class) > 3 * len(groups)
         if not (repeats and enough and small):
+            if what != "numbered series" and len(groups) > 1 and matched > 0.9 * len(images):
+                result.findings.append(
+                    f"The paths name {len(groups)} {what}, e.g. {min(groups)}: too few, or too "
+                    f"large, to keep each in one split. So images of one may be in training and "
+                    f"in test; then the test metrics are too optimistic."
+                )
             continue
         if any(len(splits) > 1 for splits in places.values()):
             result.findings.append(
-                f"{what.capitalize()} seem to be in two splits of the dataset. If they are the "
-                f"same, set dataset.group_pattern={pattern}. Then those in two splits are left out."
+                f"{what.capitalize()} with the same name seem to be in two splits of the dataset. "
+                f"If the same name means the same one, set dataset.group_pattern={pattern}. Their "
+                f"images are then left out of validation and test."
             )
             continue  # a wrong guess would leave out the dataset's own test images
-        if best is None or matched > best[0]:
+        if not restarts and (best is None or matched > best[0]):
             best = (matched, what, pattern, len(groups))
     if best:
         matched, what, pattern, number = best
@@ -386,7 +503,7 @@ def guess_positive(classes: Sequence[str], counts: Counter[str]) -> tuple[str, s
         positive = next(label for label in classes if label != negative[0])
         return positive, f"{negative[0]} sounds like the negative class"
     positive = min(classes, key=lambda label: (counts[label], label))
-    return positive, "the class with fewer images; the names do not tell"
+    return positive, "the names do not show which class is positive: the smaller one"
 
 
 def describe(folder: Path, result: Survey) -> None:
@@ -402,15 +519,31 @@ def describe(folder: Path, result: Survey) -> None:
         more = f" and {len(parts) - 20} more classes" if len(parts) > 20 else ""
         lines.append(f"  {split}: {', '.join(parts[:20])}{more}")
     if "all" in counts:
-        lines.append("The dataset has no splits: validation and test are drawn.")
+        lines.append("The dataset has no splits: validation and test are chosen at random.")
     elif missing := [name for name in ("validation", "test") if name not in counts]:
-        lines.append(f"Drawn from training: {' and '.join(missing)}.")
+        lines.append(
+            f"There is no {' and no '.join(missing)} split: it will be taken from the training "
+            f"images."
+        )
     (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
     if most >= 3 * fewest:
         lines.append(f"The classes are unequal: {most} {largest}, {fewest} {smallest}.")
+    if fewest < FEWEST:
+        lines.append(
+            f"{smallest} has {fewest} images: a class needs {FEWEST} or more, some for each split."
+        )
     groups = Counter(image.group for image in images if image.group)
     if groups:
         lines.append(f"{len(groups)} groups in the table; each stays in one split.")
+        bundles: dict[str, set[str]] = {}
+        for image in images:
+            bundles.setdefault(image.label, set()).add(image.group or image.path)
+        label, names = min(bundles.items(), key=lambda item: len(item[1]))
+        if "all" in counts and len(names) < len(SPLITS):
+            lines.append(
+                f"{label} has {len(names)} groups, but each of the three splits needs one: `split` "
+                f"will stop. Add images of other groups."
+            )
     else:
         lines.append(f"Groups: {result.guesses.get('group_pattern', 'none found in the paths')}.")
     lines += describe_files(folder, images)
@@ -454,9 +587,20 @@ def describe_files(folder: Path, images: Sequence[LabelledImage]) -> list[str]:
             )
         deep = sum(number for mode, number in modes.items() if mode.startswith(("I", "F")))
         if deep:
-            lines.append(f"{deep} of them are deeper than 8 bits: look at image_grid.png.")
+            lines.append(
+                f"{deep} of them have more than 8 bits per channel. After `dvc repro`, check in "
+                f"build/prepare/image_grid.png that they look right."
+            )
     if broken:
-        lines.append(f"{len(broken)} of them cannot be opened, e.g. {broken[0]}.")
+        lines.append(
+            f"{len(broken)} of them cannot be opened, e.g. {broken[0]}. `split` skips such files, "
+            f"and stops if their share is larger than split.maximum_unreadable."
+        )
+    if named := sorted(find_masks([image.path for image in images], lambda _: True)):
+        lines.append(
+            f"{len(named)} images are used, although they are named like masks of other images, "
+            f"e.g. {named[0]}, because they have many colours."
+        )
     if 0 < len(flat) < len(sample):
         lines.append(
             f"{len(flat)} of them have few colours, as masks have, e.g. {flat[0]}. If they are "

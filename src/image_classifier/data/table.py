@@ -2,15 +2,16 @@
 
 import csv
 import io
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from image_classifier.config.schema import ImageSource
-from image_classifier.data.folders import MASK, NO_LABEL, NO_ROW, Listing
-from image_classifier.data.labels import LabelledImage, Labels, UnusedFile
-from image_classifier.data.layout import split_of
+from image_classifier.data.folders import MASK, NO_LABEL, NO_ROW, NO_SPLIT, Listing
+from image_classifier.data.labels import LabelledImage, Labels, SplitName, UnusedFile
+from image_classifier.data.layout import labels_from_folders, split_of
 from image_classifier.errors import InputError
 from image_classifier.project.text import is_printable
 
@@ -20,7 +21,11 @@ LABEL_NAMES = (
     "label", "labels", "class", "class_name", "classname", "category", "target", "diagnosis", "dx",
     "finding labels", "species", "breed", "label_name",
 )  # fmt: skip
-SPLIT_NAMES = ("split", "set", "subset", "partition", "fold", "dataset", "is_train", "phase")
+SPLIT_NAMES = (
+    "split", "set", "subset", "partition", "fold", "dataset", "phase", "is_train", "is_training",
+    "is_training_image", "is_test",
+)  # fmt: skip
+YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 GROUP_NAMES = (
     "group", "patient", "patient_id", "patientid", "patient id", "subject", "subject_id",
     "lesion_id", "case", "case_id", "person", "person_id", "animal_id", "video", "video_id",
@@ -37,7 +42,7 @@ class Columns:
     """Which columns of a table are used; None where the table has no such column."""
 
     path: str
-    label: str | tuple[str, ...]
+    label: str | tuple[str, ...] | None = None
     split: str | None = None
     group: str | None = None
     source: str | None = None
@@ -57,7 +62,8 @@ def labels_from_table(folder: Path, listing: Listing, source: ImageSource) -> La
 
     Rows without a file, rows that repeat another one, and images without a row are counted. An
     image with two different labels is in the result twice: `split` treats it as a contradiction.
-    A file that the table names is not a mask, whatever its name is.
+    A file that the table names is not a mask, whatever its name is. Of several tables without a
+    column of splits, the names say which split each is for.
 
     Args:
         folder: The dataset's folder.
@@ -65,20 +71,61 @@ def labels_from_table(folder: Path, listing: Listing, source: ImageSource) -> La
         source: The settings of the table and its columns.
 
     Raises:
-        InputError: the table cannot be read, lacks a column, or no row names an image.
+        InputError: a table cannot be read, lacks a column, or none of its rows names an image.
     """
-    table = read_table(folder, str(source.table))
-    columns = chosen_columns(table, source)
+    names = [source.table] if isinstance(source.table, str) else list(source.table or ())
     images = named_files(listing)
+    labels, with_row = Labels(), set[str]()
+    folders: dict[str, str] = {}
+    if source.label_column is None:
+        from_folders = labels_from_folders(listing, source.classes)
+        folders = {image.path: image.label for image in from_folders.images}
+        labels.notes += from_folders.notes
+    for name in names:
+        table = read_table(folder, name)
+        split = split_of_table(name) if len(names) > 1 else None
+        with_row |= _add_rows(table, chosen_columns(table, source), images, folders, split, labels)
+    known_files = with_row | set(names)
+    labels.unused += [item for item in listing.unused if item.path not in known_files]
+    labels.unused += [UnusedFile(path, NO_ROW) for path in listing.images if path not in with_row]
+    labels.images.sort(key=lambda image: (image.path, image.label))
+    found = {image.label for image in labels.images}
+    several = [image.label for image in labels.images if is_combination(image.label, found)]
+    if several:
+        labels.notes.append(
+            f"{len(several)} rows of {', '.join(names)} have several labels, e.g. {several[0]}: "
+            f"each combination is a class of its own. dataset.classes can leave them out."
+        )
+    return labels
+
+
+def _add_rows(
+    table: Table,
+    columns: Columns,
+    images: Sequence[str],
+    folders: Mapping[str, str],
+    split: SplitName | None,
+    labels: Labels,
+) -> set[str]:
+    """Add the images of a table to `labels`; return the paths that have a row.
+
+    Args:
+        table: The table.
+        columns: Its columns that are used.
+        images: Paths of the files that the table may name.
+        folders: The label of each path, for a table without a column of labels.
+        split: The split of all rows, if the table's name says it.
+        labels: Images, files that are not used, and notes are added.
+    """
     finder = Finder(images, str(PurePosixPath(table.name).parent))
-    labels = Labels()
+    check_header(table, finder)
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     seen: set[tuple[str, str, str]] = set()
     with_row: set[str] = set()
     for row in table.rows:
         name = row[columns.path].strip()
-        found = finder.find(name)
+        found = finder.find(name, split)
         if len(found) != 1:
             problem = "rows name no image" if not found else "rows name several images"
             counts[problem] += 1
@@ -86,14 +133,18 @@ def labels_from_table(folder: Path, listing: Listing, source: ImageSource) -> La
             continue
         path = found[0]
         with_row.add(path)
-        label = label_of(row, columns.label, table.name)
+        label = label_of(row, columns.label, table.name) if columns.label else folders.get(path, "")
         if label.lower() in MISSING:
             labels.unused.append(UnusedFile(path, NO_LABEL))
+            continue
+        split_of_row = split_in(row, columns.split) if columns.split else split
+        if columns.split and split_of_row is None:
+            labels.unused.append(UnusedFile(path, NO_SPLIT, row[columns.split].strip()))
             continue
         image = LabelledImage(
             path,
             label,
-            split_in(row, columns.split, table.name),
+            split_of_row or "",
             known(row[columns.group]) if columns.group else "",
             known(row[columns.source]) if columns.source else "",
         )
@@ -103,23 +154,45 @@ def labels_from_table(folder: Path, listing: Listing, source: ImageSource) -> La
             continue
         seen.add((path, label, image.split))
         labels.images.append(image)
-    known_files = with_row | {table.name}
-    labels.unused += [item for item in listing.unused if item.path not in known_files]
-    labels.unused += [UnusedFile(path, NO_ROW) for path in listing.images if path not in with_row]
-    labels.images.sort(key=lambda image: (image.path, image.label))
-    if not labels.images:
+    if not with_row:
         raise InputError(no_match_message(table, columns, images))
+    if not seen and columns.split:
+        values = sorted({row[columns.split].strip() for row in table.rows})[:5]
+        raise InputError(
+            f"{table.name}: the column {columns.split} has the values "
+            f"{', '.join(map(repr, values))}; use train, validation and test, or set "
+            f"dataset.split_column=null to draw the splits."
+        )
     details = [f"{number} {what} (e.g. {examples[what]})" for what, number in counts.items()]
     labels.notes.append(
         f"{table.name}: {len(table.rows)} rows" + "".join(f", {text}" for text in details) + "."
     )
-    several = [image.label for image in labels.images if "|" in image.label]
-    if several:
-        labels.notes.append(
-            f"{len(several)} rows of {table.name} have several labels, e.g. {several[0]}: each "
-            f"combination is a class of its own. dataset.classes can leave them out."
-        )
-    return labels
+    return with_row
+
+
+def check_header(table: Table, finder: "Finder") -> None:
+    """Raise an InputError if the first line of a table names an image, so is not a header."""
+    for name in table.header:
+        if finder.find(name):
+            raise InputError(
+                f"{table.name}: the first line names the image {name}. Add a line with the names "
+                f"of the columns before it, such as path,label."
+            )
+
+
+def split_of_table(name: str) -> SplitName | None:
+    """Return the split that a table's name or folder stands for, or None.
+
+    `train.csv` and `train/_classes.csv` are such names.
+    """
+    path = PurePosixPath(name)
+    return split_of(path.stem) or split_of(path.parent.name)
+
+
+def is_combination(label: str, labels: Collection[str]) -> bool:
+    """Return whether a label consists of several of the labels, or has a bar between its parts."""
+    parts = [part for part in re.split(r"[\s,;+&|/]+", label) if part]
+    return "|" in label or (len(parts) > 1 and all(part in labels for part in parts))
 
 
 def named_files(listing: Listing) -> list[str]:
@@ -193,7 +266,7 @@ def chosen_columns(table: Table, source: ImageSource) -> Columns:
         InputError: the table lacks a column that the settings name.
     """
     label = source.label_column
-    labels = label if isinstance(label, list) else [label]
+    labels = label if isinstance(label, list) else [] if label is None else [label]
     needed = {"path_column": [source.path_column], "label_column": labels}
     for setting, names in needed.items():
         if missing := [name for name in names if name not in table.header]:
@@ -223,13 +296,17 @@ def has_label_name(columns: Columns) -> bool:
 
 
 def guess_columns(table: Table, images: Sequence[str]) -> Columns | None:
-    """Return the columns of a table that look like paths, labels and so on; None if none do.
+    """Return the columns of a table that look like paths, labels and so on; None without paths.
 
     The column of paths is the one whose values name the most images. The column of labels has a
     usual name, or is the only other one with few different values; or several columns of 0 and 1
     are one column for each class.
+
+    Raises:
+        InputError: the table has no header.
     """
     finder = Finder(images, str(PurePosixPath(table.name).parent))
+    check_header(table, finder)
     sample = table.rows[:: max(1, len(table.rows) // 200)][:200]
     hits = {
         column: sum(len(finder.find(row[column].strip())) == 1 for row in sample)
@@ -245,8 +322,11 @@ def guess_columns(table: Table, images: Sequence[str]) -> Columns | None:
         return next((c for name in names for c in others if c.lower() == name), None)
 
     split = named(SPLIT_NAMES)
-    if split and not all(split_of(value) for value in values[split]):
-        split = None
+    if split:
+        found = [split_in(row, split) for row in table.rows]
+        # other values, such as `unused`, leave images out: only if they are few
+        if "train" not in found or 2 * found.count(None) > len(found):
+            split = None
     group, source = named(GROUP_NAMES), named(SOURCE_NAMES)
     label: str | tuple[str, ...] | None = named(LABEL_NAMES)
     if label is None:
@@ -261,7 +341,7 @@ def guess_columns(table: Table, images: Sequence[str]) -> Columns | None:
                 and 2 <= len(values[c]) <= max(2, len(table.rows) // 5)
             ]
             label = few[0] if len(few) == 1 else None
-    return Columns(path, label, split, group, source) if label else None
+    return Columns(path, label, split, group, source)
 
 
 def known(value: str) -> str:
@@ -288,21 +368,17 @@ def label_of(row: dict[str, str], column: str | tuple[str, ...], table: str) -> 
     return chosen[0] if chosen else ""
 
 
-def split_in(row: dict[str, str], column: str | None, table: str) -> str:
-    """Return the split of a row.
+def split_in(row: dict[str, str], column: str) -> SplitName | None:
+    """Return the split of a row, or None if the value stands for none.
 
-    Raises:
-        InputError: the value stands for no split.
+    In a column such as `is_train`, 1 stands for the split of the name and 0 for the other one.
     """
-    if column is None:
-        return ""
-    split = split_of(row[column])
-    if split is None:
-        raise InputError(
-            f"{table}: the column {column} has the value {row[column]!r}; use train, validation "
-            f"or test, or set dataset.split_column=null to draw the splits."
-        )
-    return split
+    value = row[column].strip()
+    own = split_of(column)
+    if own and value.lower() in YES | NO:
+        other: SplitName = "test" if own == "train" else "train"
+        return own if value.lower() in YES else other
+    return split_of(value)
 
 
 def no_match_message(table: Table, columns: Columns, images: Sequence[str]) -> str:
@@ -336,8 +412,14 @@ class Finder:
                 self.by_path.setdefault(str(pure.with_suffix("")), []).append(image)
                 self.by_name.setdefault(pure.stem, []).append(image)
 
-    def find(self, text: str) -> list[str]:
-        """Return the images that a text may mean; one, if it is clear."""
+    def find(self, text: str, split: SplitName | None = None) -> list[str]:
+        """Return the images that a text may mean; one, if it is clear.
+
+        Args:
+            text: The value of the column of paths.
+            split: The split of the table: of several images with one name, those in a folder of
+                this split are meant.
+        """
         path = text.replace("\\", "/").removeprefix("./")
         for candidate in (path, self.folder + path):
             if found := self.by_path.get(candidate):
@@ -348,12 +430,19 @@ class Finder:
             # several folders have a file of this name: the longest common end of the paths decides
             ends = [_common_end(image, path) for image in found]
             found = [image for image, n in zip(found, ends, strict=True) if n == max(ends)]
-        split = split_of(PurePosixPath(path).parent.name)
-        others = [split_of(PurePosixPath(image).parent.name) for image in found]
+        if len(found) > 1 and split:
+            found = [
+                image for image in found if split in map(split_of, PurePosixPath(image).parts[:-1])
+            ]
+        own = _split_of_folder(path)
         # train/1.png is not test/1.png, although no other file has this name
-        if split and any(other not in (None, split) for other in others):
+        if own and any(_split_of_folder(image) not in (None, own) for image in found):
             return []
         return found
+
+
+def _split_of_folder(path: str) -> SplitName | None:
+    return split_of(PurePosixPath(path).parent.name)
 
 
 def _common_end(first: str, second: str) -> int:

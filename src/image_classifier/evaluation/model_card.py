@@ -69,7 +69,7 @@ def data(report: Mapping[str, Any]) -> str:
     ]
     lines += [f"\n{remark}" for remark in report["remarks"]]
     for kind, number in report["unused"].items():
-        lines.append(f"\nFound and not used: {number}, {kind}.")
+        lines.append(f"\nNot used: {number} files ({kind}).")
     for key, what in (
         ("leaking_dropped", "were in two splits of the dataset, and are excluded from validation "
          "and test"),
@@ -140,8 +140,8 @@ def shortcuts(report: Mapping[str, Any]) -> str:
         else "No probe suggests a shortcut."
     )
     return (
-        f"Probes are classifiers that do not see the content of the images, trained and tested on "
-        f"the same split (chance: {chance:.3f}; the model: "
+        f"Probes are classifiers that see only the file metadata, or only the border, trained and "
+        f"tested on the same split (chance: {chance:.3f}; the model: "
         f"{report['test']['accuracy']['value']:.3f}):\n\n"
         + table(["probe", "test accuracy", "(accuracy - chance) / (model - chance)"], rows)
         + f"\n\n{verdict}"

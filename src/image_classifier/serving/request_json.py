@@ -73,8 +73,8 @@ def validate(body: bytes | bytearray, maximum_images: int) -> str | None:
     """
     if sum(body.count(sign) for sign in STRUCTURE) > PER_ROW * maximum_images + BESIDES:
         return (
-            f"the JSON has more values than a request with {maximum_images} images, the maximum, "
-            f"needs: send fewer images, and no additional values"
+            f"the JSON has more values than needed for {maximum_images} images, the most that one "
+            f"request may have: send fewer images, and no additional values"
         )
     try:
         Invocation.model_validate_json(body)

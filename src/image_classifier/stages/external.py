@@ -36,9 +36,10 @@ def external(config: Config) -> None:
             labels, commit = sources.copy(f"external.{name}", source, folder / name)
             if unknown := {image.label for image in labels.images} - classes:
                 raise InputError(
-                    f"external.{name} has the class {', '.join(sorted(unknown))}, which the "
-                    f"dataset lacks. Its classes are {', '.join(sorted(classes))}: map them with "
-                    f"external.{name}.classes={{{min(unknown)}: {min(classes)}}}."
+                    f"external.{name} has the class {', '.join(sorted(unknown))}. The dataset's "
+                    f"classes are {', '.join(sorted(classes))}. Say which of them each label "
+                    f"means, and list all labels that you keep: "
+                    f"external.{name}.classes={{{min(unknown)}: {min(classes)}, ...}}."
                 )
             write_labels(labels.images, folder / f"{name}.csv")
             sets[name] = {

@@ -2,7 +2,7 @@
 
 Reads build/raw and build/labels.csv. Writes build/split: the manifest with one row for each image,
 the classes in their order, the skipped files with reasons, the duplicates and the contradictions.
-The splits that a dataset has are kept; the others are drawn from training. Duplicates of an image,
+The splits that a dataset has are kept; the others are taken from training. Duplicates of an image,
 and images of one patient or group, are never in two splits.
 """
 
@@ -175,9 +175,9 @@ def check_patterns(found: Sequence[LabelledImage], dataset: Dataset) -> list[str
         with_name = sum(map(bool, names))
         if pattern and not with_name:
             raise InputError(
-                f"dataset.{kind}_pattern={pattern} does not match any path; {found[0].path} is "
-                f"one of them. The pattern is searched in the whole path. To match the beginning "
-                f"of a name, write (?:^|/)."
+                f"dataset.{kind}_pattern={pattern} matches none of the paths, which look like "
+                f"{found[0].path}. The pattern is searched in the whole path. To match the "
+                f"beginning of a name, write (?:^|/)."
             )
         if with_name:
             text = (
@@ -235,9 +235,9 @@ def remark_on_scenes(
 ) -> list[str]:
     """Return remarks on images that look alike but are no copies."""
     remarks = [
-        f"{len(scene)} images show the same scene, such as {images[scene[0]].path}; only those "
-        f"that agree beyond the scene count as duplicates. If some were made together, such as the "
-        f"frames of a video, set dataset.group_pattern."
+        f"{len(scene)} images have their background in common, such as {images[scene[0]].path}. "
+        f"Only images that also agree in the rest count as duplicates. If some belong together, "
+        f"such as the frames of one video, set dataset.group_pattern."
         for scene in scenes
     ]
     if in_one_place:

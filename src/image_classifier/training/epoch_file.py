@@ -65,9 +65,8 @@ def restore(model: keras.Model, folder: Path, training: Training) -> Progress:
                 _read(epoch_file(folder, best))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             print(
-                f"The checkpoint {path} cannot be used: it, or the one of its best epoch, is "
-                f"damaged ({error}). Trying an earlier checkpoint. If there is none, the training "
-                f"starts from the beginning."
+                f"The checkpoint {path}, or that of the best epoch, is damaged ({error}). Trying "
+                f"an earlier checkpoint. If there is none, the training starts from the beginning."
             )
             continue
         for variable, value in zip(variables_of(model), values, strict=True):
