@@ -276,6 +276,15 @@ def test_folders_have_the_classes_and_the_table_the_groups(images: Path):
     assert counts() == {"all": {"cat": 29, "dog": 29}}
     split(settings())
     assert {row.group for row in read_manifest()} == {f"p{i}" for i in range(15)}
+    for name, label in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")):
+        (images / "pets" / name / label).mkdir(parents=True)
+        for i in range(20, 60) if name == "train" else range(20):
+            if (old := Path(f"pets/{label}/{i:03}.png")).exists():
+                old.rename(f"pets/{name}/{label}/{i:03}.png")
+    for label in ("cat", "dog"):
+        Path(f"pets/{label}").rmdir()
+    fetch(settings("dataset.label_column=null"))  # splits of the folders stay
+    assert counts() == {"test": {"cat": 10, "dog": 10}, "train": {"cat": 19, "dog": 19}}
 
 
 @pytest.mark.parametrize("column", ["is_train", "is_training_image", "is_test"])

@@ -253,7 +253,7 @@ def use_table(
     )
     result.guesses["path_column"] = "this column names images"
     result.guesses["label_column"] = (
-        "this column has the labels" if columns.label else "none: the folders are the classes"
+        "this column has the labels" if columns.label else "the folders are the classes"
     )
     result.labels = labels_from_table(folder, listing, source)
 
@@ -534,7 +534,10 @@ def describe(folder: Path, result: Survey) -> None:
         )
     groups = Counter(image.group for image in images if image.group)
     if groups:
-        lines.append(f"{len(groups)} groups in the table; each stays in one split.")
+        lines.append(
+            f"{len(groups)} groups in the table, for {groups.total()} of {len(images)} images; "
+            f"each stays in one split."
+        )
         bundles: dict[str, set[str]] = {}
         for image in images:
             bundles.setdefault(image.label, set()).add(image.group or image.path)

@@ -76,10 +76,10 @@ def labels_from_table(folder: Path, listing: Listing, source: ImageSource) -> La
     names = [source.table] if isinstance(source.table, str) else list(source.table or ())
     images = named_files(listing)
     labels, with_row = Labels(), set[str]()
-    folders: dict[str, str] = {}
+    folders: dict[str, LabelledImage] = {}
     if source.label_column is None:
         from_folders = labels_from_folders(listing, source.classes)
-        folders = {image.path: image.label for image in from_folders.images}
+        folders = {image.path: image for image in from_folders.images}
         labels.notes += from_folders.notes
     for name in names:
         table = read_table(folder, name)
@@ -103,7 +103,7 @@ def _add_rows(
     table: Table,
     columns: Columns,
     images: Sequence[str],
-    folders: Mapping[str, str],
+    folders: Mapping[str, LabelledImage],
     split: SplitName | None,
     labels: Labels,
 ) -> set[str]:
@@ -113,7 +113,7 @@ def _add_rows(
         table: The table.
         columns: Its columns that are used.
         images: Paths of the files that the table may name.
-        folders: The label of each path, for a table without a column of labels.
+        folders: What the folders say of each path, for a table without a column of labels.
         split: The split of all rows, if the table's name says it.
         labels: Images, files that are not used, and notes are added.
     """
@@ -133,7 +133,8 @@ def _add_rows(
             continue
         path = found[0]
         with_row.add(path)
-        label = label_of(row, columns.label, table.name) if columns.label else folders.get(path, "")
+        said = folders.get(path, LabelledImage(path, ""))
+        label = label_of(row, columns.label, table.name) if columns.label else said.label
         if label.lower() in MISSING:
             labels.unused.append(UnusedFile(path, NO_LABEL))
             continue
@@ -144,9 +145,9 @@ def _add_rows(
         image = LabelledImage(
             path,
             label,
-            split_of_row or "",
+            split_of_row or said.split,
             known(row[columns.group]) if columns.group else "",
-            known(row[columns.source]) if columns.source else "",
+            known(row[columns.source]) if columns.source else said.source,
         )
         if (path, label, image.split) in seen:
             counts["rows repeat another row"] += 1
