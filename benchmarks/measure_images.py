@@ -15,7 +15,7 @@ from PIL import Image
 
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.data.images import decode
+from image_classifier.data.images import Rendering, decode
 from image_classifier.project import paths
 from image_classifier.training import batches
 
@@ -34,7 +34,7 @@ def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
 
     rounds = in_turn(
         repeats,
-        lambda: images_per_second(lambda path: decode(path, *article.SIZE, 3)),
+        lambda: images_per_second(lambda path: decode(path, Rendering(*article.SIZE, 3))),
         lambda: images_per_second(full),
     )
     return compare(

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from image_classifier.data.images import Pixels, decode
 from image_classifier.data.near_duplicates import (
-    CLOSE,
+    CLOSE_VIEW,
     COPY_CORRELATION,
     LOCAL_CHANGE,
     local_change,
@@ -85,8 +85,8 @@ def correlations(side: int, noise: float) -> list[float]:
 
 
 def view(file: bytes) -> Pixels:
-    """Return an image for a closer comparison: uint8 array of shape (CLOSE, CLOSE, 3)."""
-    return decode(file, CLOSE, CLOSE, 3)
+    """Return an image for a closer comparison: uint8 array of shape (64, 64, 3)."""
+    return decode(file, CLOSE_VIEW)
 
 
 def local_changes() -> tuple[list[float], list[float]]:

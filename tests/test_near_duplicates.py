@@ -13,7 +13,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data import near_duplicates
 from image_classifier.data.images import decode
 from image_classifier.data.manifest import read_manifest
-from image_classifier.data.near_duplicates import CLOSE, Pair, find_pairs, fingerprint
+from image_classifier.data.near_duplicates import CLOSE_VIEW, Pair, find_pairs, fingerprint
 from image_classifier.project import paths
 from image_classifier.stages.fetch import fetch
 from image_classifier.stages.split import split
@@ -143,7 +143,7 @@ def pairs_of(images: list[Image.Image], folder: Path) -> list[Pair]:
     prints = [fingerprint(path) for path in files]
     pairs, _ = find_pairs(
         [file.sha256 for file in prints], [file.perceptual_hash for file in prints],
-        [""] * len(files), 58, lambda index: decode(files[index], CLOSE, CLOSE, 3),
+        [""] * len(files), 58, lambda index: decode(files[index], CLOSE_VIEW),
     )  # fmt: skip
     return pairs
 
@@ -166,8 +166,8 @@ def test_copies_in_the_images_of_a_fixed_camera_are_found(tmp_path: Path):
 def test_thousands_of_equal_images_need_little_memory(monkeypatch: pytest.MonkeyPatch):
     """All pairs of 3000 images would be 4.5 million."""
     generator = np.random.default_rng(0)
-    image = generator.integers(0, 255, (CLOSE, CLOSE, 3), dtype=np.uint8)
-    noise = generator.integers(0, 9, (3000, CLOSE, CLOSE, 1), dtype=np.uint8)
+    image = generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    noise = generator.integers(0, 9, (3000, 64, 64, 1), dtype=np.uint8)
     first, second = near_duplicates._near(["0" * 143 + "1"] * 3000, 58)
     assert len(first) == len(second) <= 20 * 3000
     pairs, scenes = find_pairs(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from conftest import Project, running_server
 from image_classifier.config import compose
-from image_classifier.data.images import decode
+from image_classifier.data.images import Rendering, decode
 
 MODEL = "models:/synthetic-xray-classifier@champion"
 
@@ -64,7 +64,7 @@ def test_http_command_line_and_keras_agree(project: Project, url: str, images: l
     assert [row["label"] for row in table] == [p["label"] for p in answer["predictions"]]
 
     model = keras.models.load_model(project.folder / "build/train/model/model.keras")
-    pixels = np.stack([decode(path, 48, 48, 3) for path in images])
+    pixels = np.stack([decode(path, Rendering(48, 48, 3)) for path in images])
     direct = model.predict(pixels, verbose=0)[:, 0]
     assert served == pytest.approx(direct, abs=1e-5)
     assert printed == pytest.approx(direct, abs=1e-5)

@@ -20,7 +20,8 @@ import scipy.special
 import tensorflow as tf
 
 from image_classifier.data import images
-from image_classifier.data.images import Pixels, UnreadableImage
+from image_classifier.data.images import Fit, Pixels, Rendering
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import digests
 from image_classifier.project.files import new_file
 
@@ -46,6 +47,9 @@ class Metadata:
         channels: 3 for RGB, 1 for grey.
         decoder: `DECODER_VERSION` of the code that decoded the training images; a digest in
             versions that were registered before decoders had a number.
+        fit: How images of other shapes fit; see `images.Rendering`.
+        scale: The values that became 0 and 255 in training images with more than 8 bits per
+            channel; None if there were no such images.
         weights_sha256: SHA-256 of the file of the weights; `write_metadata` sets it.
     """
 
@@ -56,7 +60,14 @@ class Metadata:
     width: int
     channels: int
     decoder: int | str
+    fit: Fit = "squash"
+    scale: tuple[float, float] | None = None
     weights_sha256: str = ""
+
+    @property
+    def rendering(self) -> Rendering:
+        """How an image file becomes the model's input."""
+        return Rendering(self.height, self.width, self.channels, self.fit, self.scale)
 
 
 class Classifier:
@@ -95,9 +106,7 @@ class Classifier:
 
     def decode(self, content: bytes | Path) -> Pixels:
         """Decode one image for this model; see `images.decode`."""
-        return images.decode(
-            content, self.metadata.height, self.metadata.width, self.metadata.channels
-        )
+        return images.decode(content, self.metadata.rendering)
 
     def probabilities(self, pixels: Pixels) -> Probabilities:
         """Return the probability of every class for every image.
@@ -165,7 +174,10 @@ def write_metadata(folder: Path, metadata: Metadata) -> None:
 
 def read_metadata(folder: Path) -> Metadata:
     """Read the metadata beside the weights."""
-    return Metadata(**json.loads((folder / METADATA_FILE).read_text()))
+    stored = json.loads((folder / METADATA_FILE).read_text())
+    if stored.get("scale"):
+        stored["scale"] = tuple(stored["scale"])
+    return Metadata(**stored)
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -16,7 +16,8 @@ from PIL import Image
 from image_classifier.config import compose
 from image_classifier.config.schema import Config
 from image_classifier.data import images, near_duplicates
-from image_classifier.data.images import UnreadableImage, decode, inspect
+from image_classifier.data.images import Rendering, decode, inspect
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import paths
 from image_classifier.stages.fetch import fetch
 from image_classifier.stages.prepare import prepare
@@ -88,7 +89,7 @@ GOOD = {
     'quote",comma.png': encoded(noise(23), "PNG"),
 }
 BAD = {
-    "truncated.jpg": (encoded(noise(30), "JPEG")[:-200], "truncated"),
+    "truncated.jpg": (encoded(noise(30), "JPEG")[:-200], "a part of it is missing"),
     "empty.jpg": (b"", "not an image"),
     "without width.png": (png_with_header(0, 30), "."),
     "without pixels.gif": (b"GIF89a\x00\x00\x00\x00\x00\x00\x00;", "."),
@@ -135,7 +136,7 @@ def test_an_unusual_image_has_a_size_and_pixels(name: str):
     facts, small = inspect(GOOD[name])
     assert facts.width * facts.height > 0
     assert small.shape == (120, 120, 1)
-    assert decode(GOOD[name], 8, 9, 3).shape == (8, 9, 3)
+    assert decode(GOOD[name], Rendering(8, 9, 3, scale="own")).shape == (8, 9, 3)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as images.py does
@@ -150,7 +151,7 @@ def test_a_decompression_bomb_inside_an_icon_is_not_decoded():
     bomb = png_with_header(10_000, 10_000)
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(bomb), 22) + bomb
     with pytest.raises(UnreadableImage):
-        decode(icon, 8, 8, 3)
+        decode(icon, Rendering(8, 8, 3, scale="own"))
 
 
 def test_a_postscript_file_does_not_start_ghostscript(tmp_path: Path):
@@ -174,6 +175,9 @@ def test_a_disk_error_is_not_reported_as_a_damaged_image():
     failing = Path("/proc/self/mem")  # reading its start is an input/output error
     if not failing.exists():
         pytest.skip("there is no /proc here")
-    for read in (near_duplicates.fingerprint, lambda path: decode(path, 8, 8, 3)):
+    for read in (
+        near_duplicates.fingerprint,
+        lambda path: decode(path, Rendering(8, 8, 3, scale="own")),
+    ):
         with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
             read(failing)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classifier.config import compose
-from image_classifier.data.images import UnreadableImage, decode, inspect
+from image_classifier.data.images import Rendering, decode, inspect
 from image_classifier.data.manifest import ImageRow, read_manifest, write_manifest
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.records import read_record
@@ -82,8 +83,8 @@ def check_image(content: bytes) -> None:
         warnings.simplefilter("ignore")  # from Pillow, about damaged tags
         for read, shape in (
             (lambda: inspect(content)[1], (120, 120, 1)),
-            (lambda: decode(content, 9, 7, 3), (9, 7, 3)),
-            (lambda: decode(content, 5, 11, 1), (5, 11, 1)),
+            (lambda: decode(content, Rendering(9, 7, 3, scale="own")), (9, 7, 3)),
+            (lambda: decode(content, Rendering(5, 11, 1, scale="own")), (5, 11, 1)),
         ):
             try:
                 pixels = read()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from image_classifier.config.compose import load
 from image_classifier.config.schema import PROBABILITY
 from image_classifier.data.folders import is_ignored
-from image_classifier.data.images import UnreadableImage
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:

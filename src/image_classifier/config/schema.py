@@ -204,6 +204,10 @@ class Image(Section):
     height: Annotated[int, Field(ge=8, le=4096)] = Field(description="Height in pixels.")
     width: Annotated[int, Field(ge=8, le=4096)] = Field(description="Width in pixels.")
     channels: Literal[1, 3] = Field(description="3 for RGB, 1 for grey.")
+    fit: Literal["squash", "pad", "crop"] = Field(
+        description="How other shapes fit: `squash` changes the aspect ratio, `pad` adds black at "
+        "two sides, `crop` cuts off two sides."
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -394,10 +398,15 @@ class Serving(Section):
         "before status 408, in seconds.",
     )
 
+    dicom: bool = Field(
+        description="Whether DICOM files are accepted. They often contain names of patients."
+    )
+
     @property
     def image_limits(self) -> dict[str, int]:
         """The limits that a stored model checks itself, as MLflow's model_config."""
-        return self.model_dump(include={"maximum_images", "maximum_image_bytes", "maximum_pixels"})
+        names = {"maximum_images", "maximum_image_bytes", "maximum_pixels", "dicom"}
+        return self.model_dump(include=names)
 
 
 class Tracking(Section):

@@ -31,6 +31,7 @@ class PreparedDataset:
         classes: Names; of two, the second is the positive class.
         digest: SHA-256 of the manifest, hexadecimal.
         source: Where the images came from: `source`, `commit`, `digest`.
+        scale: The values that became 0 and 255 in images with more than 8 bits; None without such.
     """
 
     rows: list[ImageRow]
@@ -39,6 +40,7 @@ class PreparedDataset:
     classes: list[str]
     digest: str
     source: dict[str, Any]
+    scale: tuple[float, float] | None = None
 
     @property
     def images(self) -> Pixels:
@@ -98,6 +100,7 @@ def load_prepared(config: Config) -> PreparedDataset:
         classes=classes,
         digest=digest,
         source={key: fetched[key] for key in ("source", "commit", "digest")},
+        scale=tuple(prepared["scale"]) if prepared.get("scale") else None,
     )
     try:
         complete = dataset.images.shape == (len(rows), *config.image.shape)

@@ -11,8 +11,10 @@ from pathlib import Path, PurePosixPath
 from pathspec import GitIgnoreSpec
 from PIL import Image
 
-from image_classifier.data.images import FORMATS, UnreadableImage, has_few_colours
+from image_classifier.data import dicom
+from image_classifier.data.images import FORMATS, has_few_colours
 from image_classifier.data.labels import UnusedFile
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.project.files import read_bytes
 from image_classifier.project.text import is_printable, printable
@@ -109,7 +111,8 @@ def list_files(
             listing.unused.append(UnusedFile(printable(Path(relative)), kind[0], kind[1]))
         elif not _is_image(path):
             ending = path.suffix.lower() or "without an ending"
-            kind_of_file = UNREAD if ending in UNREAD_ENDINGS else f"other file ({ending})"
+            unread = ending in UNREAD_ENDINGS or _begins_like_dicom(path)
+            kind_of_file = UNREAD if unread else f"other file ({ending})"
             listing.unused.append(UnusedFile(printable(Path(relative)), kind_of_file))
         else:
             check_name(path)
@@ -250,7 +253,7 @@ def _wrong_link(path: Path, root: Path, links_into: str | None) -> str:
 
 def _is_image(path: Path) -> bool:
     """Return whether a file's name ends like an image, or its content begins like one."""
-    if path.suffix.lower() in IMAGE_ENDINGS:
+    if path.suffix.lower() in IMAGE_ENDINGS or (dicom.AVAILABLE and _begins_like_dicom(path)):
         return True
     try:
         with Image.open(path, formats=FORMATS):
@@ -261,6 +264,11 @@ def _is_image(path: Path) -> bool:
         return False
     except Exception:  # Pillow raises a dozen types
         return False
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return dicom.is_dicom(file.read(dicom.HEAD))
 
 
 def _mirrors(

@@ -21,10 +21,11 @@ from scipy.sparse.csgraph import connected_components
 from image_classifier.data.images import (
     ImageFacts,
     Pixels,
-    UnreadableImage,
+    Rendering,
     inspect,
     is_two_valued,
 )
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project.files import read_bytes
 
 SIDE = 24  # a perceptual hash has SIDE * SIDE = 576 bits
@@ -37,6 +38,7 @@ ROWS, COLUMNS = 512, 8192  # a block of the table of all distances
 # A set of similar images is a scene when it has so many images, and such a share of all.
 SCENE_IMAGES, SCENE_SHARE = 10, 0.05
 CLOSE = 64  # side of the images that are compared more closely, in pixels
+CLOSE_VIEW = Rendering(CLOSE, CLOSE, 3, scale="own")
 # Measured on drawn scenes of a fixed camera (benchmarks/scenes.md): with sensor noise of 6 grey
 # levels, different frames correlate by at most 0.38, and copies with JPEG quality 80, half the size
 # or other brightness by at least 0.61. With less noise, some of these copies are below the limit.

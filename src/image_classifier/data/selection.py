@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from image_classifier.config.schema import ImageSource
+from image_classifier.data import dicom
 from image_classifier.data.folders import EXPECTED, LINK, escaped, list_files
 from image_classifier.data.labels import Labels, summarize_unused
 from image_classifier.data.layout import choose_classes, labels_from_folders
@@ -99,6 +100,8 @@ def check_unused(key: str, labels: Labels, maximum: float) -> None:
             f"To follow links, name the folder that they lead to: {key}.links_into=/path; or copy "
             f"the dataset with `cp -rL`."
         )
+    if not dicom.AVAILABLE and any(item.path.lower().endswith(".dcm") for item in lost):
+        advice.append(f"To read DICOM files, run {dicom.INSTALL}.")
     raise InputError(
         f"{len(lost)} of {total} images would not be used, more than {key}.maximum_unused="
         f"{maximum:g} allows:\n  {lines}\n" + "\n".join(advice)

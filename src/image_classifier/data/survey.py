@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from image_classifier.config.schema import ImageSource
+from image_classifier.data.depth import is_deep
+from image_classifier.data.dicom import identifying_tags
 from image_classifier.data.folders import (
     EXCLUDED,
     EXPECTED,
@@ -22,7 +22,7 @@ from image_classifier.data.folders import (
     list_files,
     looks_like_mask,
 )
-from image_classifier.data.images import FORMATS
+from image_classifier.data.images import inspect
 from image_classifier.data.labels import (
     SPLITS,
     LabelledImage,
@@ -51,7 +51,9 @@ from image_classifier.data.table import (
     read_table,
     split_of_table,
 )
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
+from image_classifier.project.files import read_bytes
 
 SAMPLE = 300  # images that are opened to look at their sizes
 FEWEST = 5  # images that a class needs: some for each split
@@ -561,17 +563,19 @@ def describe_files(folder: Path, images: Sequence[LabelledImage]) -> list[str]:
     """Return lines on the sizes, colour modes and formats of a sample of the images."""
     sample = images[:: max(1, len(images) // SAMPLE)][:SAMPLE]
     sizes, modes, formats = [], Counter[str](), Counter[str]()
-    broken, flat = [], []
+    broken, flat, identifying = [], [], []
     for image in sample:
         path = folder / image.path
         try:
-            with Image.open(path, formats=FORMATS) as opened:
-                sizes.append(opened.size)
-                modes[opened.mode] += 1
-                formats[opened.format or ""] += 1
-        except Exception:  # Pillow raises a dozen types
+            facts, _ = inspect(read_bytes(path))
+        except UnreadableImage:
             broken.append(image.path)
             continue
+        sizes.append((facts.width, facts.height))
+        modes[facts.mode] += 1
+        formats[facts.format] += 1
+        if facts.identifying:
+            identifying.append(image.path)
         if looks_like_mask(path):
             flat.append(image.path)
     lines = []
@@ -586,14 +590,17 @@ def describe_files(folder: Path, images: Sequence[LabelledImage]) -> list[str]:
         if sum(ratio > 3 for ratio in ratios):
             lines.append(
                 f"{sum(ratio > 3 for ratio in ratios)} of them are more than three times as long "
-                f"as wide: they are squeezed to the size of the model."
+                f"as wide: they are squeezed to the shape of the model. To keep their shape, set "
+                f"image.fit=pad."
             )
-        deep = sum(number for mode, number in modes.items() if mode.startswith(("I", "F")))
+        deep = sum(number for mode, number in modes.items() if is_deep(mode))
         if deep:
             lines.append(
-                f"{deep} of them have more than 8 bits per channel. After `dvc repro`, check in "
-                f"build/prepare/image_grid.png that they look right."
+                f"{deep} of them have more than 8 bits per channel: `prepare` finds one scale for "
+                f"all. Check in build/prepare/image_grid.png that they look right."
             )
+    if identifying:
+        lines.append(identifying_tags(identifying[0], len(identifying)))
     if broken:
         lines.append(
             f"{len(broken)} of them cannot be opened, e.g. {broken[0]}. `split` skips such files, "

@@ -10,9 +10,16 @@ from PIL import Image
 
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.data.images import Pixels, UnreadableImage, decode
+from image_classifier.data.images import Pixels, decode
 from image_classifier.data.labels import read_labels
-from image_classifier.data.near_duplicates import CLOSE, component_ids, find_pairs, fingerprint
+from image_classifier.data.near_duplicates import (
+    CLOSE,
+    CLOSE_VIEW,
+    component_ids,
+    find_pairs,
+    fingerprint,
+)
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.project import paths
@@ -113,7 +120,7 @@ def without_duplicates(
 
     def close_view(index: int) -> Pixels:
         if index >= known:
-            return decode(readable[index - known], CLOSE, CLOSE, 3)
+            return decode(readable[index - known], CLOSE_VIEW)
         image = Image.fromarray(np.squeeze(dataset.images[index]))
         small = image.convert("RGB").resize((CLOSE, CLOSE), Image.Resampling.BILINEAR)
         return np.asarray(small, np.uint8)

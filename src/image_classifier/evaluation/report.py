@@ -33,6 +33,7 @@ def make_report(
         paths.SPLIT, "split",
         counts=dict[str, Any], skipped=int, duplicates=dict[str, Any], remarks=list[str],
     )  # fmt: skip
+    prepared = read_record(paths.PREPARED, "prepare", remarks=list[str])
     return {
         "dataset": config.dataset.name,
         "note": config.dataset.note,
@@ -42,11 +43,12 @@ def make_report(
         "counts": split["counts"],
         "unused": fetched["unused"],
         "skipped": split["skipped"],
-        "remarks": [*fetched["notes"], *split["remarks"]],
+        "remarks": [*fetched["notes"], *split["remarks"], *prepared["remarks"]],
         "duplicates": split["duplicates"] | {"distance": config.split.duplicate_distance},
         "model": classifier.model.name,
         "parameters": classifier.model.count_params(),
         "image_shape": dataset.images.shape[1:],
+        "fit": config.image.fit,
         "threshold": classifier.metadata.threshold,
         "threshold_rule": config.evaluation.threshold,
         "temperature": classifier.metadata.temperature,

@@ -31,7 +31,9 @@ from image_classifier.classifier import (
     read_metadata,
 )
 from image_classifier.config.schema import PROBABILITY
-from image_classifier.data.images import Pixels, UnreadableImage
+from image_classifier.data import dicom
+from image_classifier.data.images import Pixels, reason_of
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import digests
 from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
 
@@ -113,6 +115,10 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
                 raise UnreadableImage(f"not a string: {ADVICE}")
             with self.decoders:
                 content = self._content(text)
+                if dicom.is_dicom(content) and not self.limits.get("dicom"):
+                    raise UnreadableImage(
+                        "a DICOM file: the setting serving.dicom does not allow it"
+                    )
                 check_header(content, self.limits["maximum_pixels"])
                 return self.classifier.decode(content)
         except UnreadableImage as error:
@@ -136,8 +142,13 @@ def check_header(content: bytes, maximum_pixels: int) -> None:
             more scans than any program writes.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
+        if dicom.is_dicom(content):
+            width, height = dicom.facts(content)[2:4]
+        else:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                width, height = image.size
+    except UnreadableImage:
+        raise
     except Image.DecompressionBombError:
         raise UnreadableImage(f"more than {maximum_pixels} pixels: scale it down") from None
     except UnidentifiedImageError:
@@ -145,7 +156,7 @@ def check_header(content: bytes, maximum_pixels: int) -> None:
             f"not an image file ({', '.join(FORMATS)}): send one in base64"
         ) from None
     except Exception as error:  # Pillow raises a dozen kinds, struct.error among them
-        raise UnreadableImage(str(error) or type(error).__name__) from None
+        raise UnreadableImage(reason_of(error)) from None
     if width * height > maximum_pixels:
         raise UnreadableImage(
             f"{width} x {height}, more than {maximum_pixels} pixels: scale it down"

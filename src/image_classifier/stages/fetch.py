@@ -8,7 +8,6 @@ else that was found, and build/fetch.json.
 
 import os
 import subprocess
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -89,22 +88,10 @@ def fetch(config: Config) -> None:
     print(f"{len(labels.images)} images from {source}{at}")
     for split, classes in counts.items():
         print(f"  {split}: " + ", ".join(f"{number} {label}" for label, number in classes.items()))
-    print_class_sizes(counts)
     for line in [*labels.notes, *summarize_unused(labels.unused)]:
         print(line)
     if labels.unused:
         print(f"All files that are not used: {paths.UNUSED}")
-
-
-def print_class_sizes(counts: dict[str, dict[str, int]]) -> None:
-    """Say so when one class has at least ten times as many images as another."""
-    totals: Counter[str] = sum((Counter(classes) for classes in counts.values()), Counter())
-    (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
-    if most >= 10 * fewest:
-        print(
-            f"The classes are unequal: {most} {largest}, {fewest} {smallest}. Look at "
-            f"balanced_accuracy, not at accuracy."
-        )
 
 
 def check_build_folder() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.config.schema import Config, Promotion
-from image_classifier.data.images import UnreadableImage
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.evaluation.bootstrap import percentiles, resample
 from image_classifier.project import paths

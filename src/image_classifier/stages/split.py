@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config, Dataset
-from image_classifier.data.images import Pixels, UnreadableImage, decode
+from image_classifier.data.dicom import identifying_tags
+from image_classifier.data.images import Pixels, decode
 from image_classifier.data.labels import (
     SPLITS,
     LabelledImage,
@@ -35,7 +36,12 @@ from image_classifier.data.leaks import (
     write_pairs,
 )
 from image_classifier.data.manifest import ImageRow, count_images, write_manifest
-from image_classifier.data.near_duplicates import CLOSE, component_ids, find_pairs, fingerprint
+from image_classifier.data.near_duplicates import (
+    CLOSE_VIEW,
+    component_ids,
+    find_pairs,
+    fingerprint,
+)
 from image_classifier.data.splitting import (
     Item,
     assign,
@@ -43,10 +49,13 @@ from image_classifier.data.splitting import (
     check_every_class_in_every_split,
     first_match,
 )
+from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import whole_file, with_filename
 from image_classifier.project.records import write_record
+
+UNEQUAL = 10  # a class with so many times the images of another
 
 PARAMS = ["dataset.positive_class", "dataset.group_pattern", "dataset.source_pattern", "split"]
 
@@ -66,7 +75,7 @@ def split(config: Config) -> None:
     remarks = check_patterns(found, config.dataset)
     images, skipped = scan(found, config.dataset)
     check_readable(skipped, len(found), config.split.maximum_unreadable)
-    remarks += remark_on_masks(images)
+    remarks += remark_on_masks(images) + remark_on_dicom(images) + remark_on_sizes(images)
 
     close_view = lru_cache(maxsize=1000)(partial(view_closely, images))
     pairs, scenes = find_pairs(
@@ -210,13 +219,16 @@ def scan(
             else:
                 group = image.group or first_match(dataset.group_pattern, image.path)
                 source = image.source or first_match(dataset.source_pattern, image.path)
-                images.append(ScannedImage(image, group, source, result))
+                facts = result.facts
+                images.append(
+                    ScannedImage(image, group or facts.patient, source or facts.series, result)
+                )
     return images, skipped
 
 
 def view_closely(images: Sequence[ScannedImage], index: int) -> Pixels:
     """Return an image for a closer comparison: uint8 array of shape (CLOSE, CLOSE, 3)."""
-    return decode(paths.RAW / images[index].path, CLOSE, CLOSE, 3)
+    return decode(paths.RAW / images[index].path, CLOSE_VIEW)
 
 
 def remark_on_masks(images: Sequence[ScannedImage]) -> list[str]:
@@ -227,6 +239,33 @@ def remark_on_masks(images: Sequence[ScannedImage]) -> list[str]:
     return [
         f"{len(two_valued)} of {len(images)} images have almost only two values, as masks have, "
         f"e.g. {two_valued[0]}. If they are masks, leave them out with dataset.exclude."
+    ]
+
+
+def remark_on_dicom(images: Sequence[ScannedImage]) -> list[str]:
+    """Return remarks on the patients and series of DICOM files, and on identifying tags."""
+    facts = {image.path: image.fingerprint.facts for image in images}
+    remarks = []
+    patients = {fact.patient for fact in facts.values() if fact.patient}
+    if patients and all(image.group in patients for image in images):
+        remarks.append(
+            f"The DICOM files name {len(patients)} patients, which are the groups: each stays in "
+            f"one split. The series are the sources."
+        )
+    if named := [path for path, fact in facts.items() if fact.identifying]:
+        remarks.append(identifying_tags(named[0], len(named)))
+    return remarks
+
+
+def remark_on_sizes(images: Sequence[ScannedImage]) -> list[str]:
+    """Return a remark if one class has at least ten times as many images as another."""
+    counts = Counter(image.found.label for image in images).most_common()
+    (largest, most), (smallest, fewest) = counts[0], counts[-1]
+    if most < UNEQUAL * fewest:
+        return []
+    return [
+        f"The classes are unequal: {most} {largest}, {fewest} {smallest}. Accuracy says little "
+        f"then: look at balanced_accuracy, and set training.monitor=val_balanced_accuracy."
     ]
 
 

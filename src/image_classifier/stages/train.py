@@ -170,10 +170,9 @@ def write_outputs(
         classes=dataset.classes,
         threshold=0.5,
         temperature=1.0,
-        height=config.image.height,
-        width=config.image.width,
-        channels=config.image.channels,
+        **config.image.model_dump(),
         decoder=DECODER_VERSION,
+        scale=dataset.scale,
     )
     write_metadata(folder, undecided)
 

@@ -21,7 +21,8 @@ from image_classifier.tracking import connection
 
 # the packages that a stored model needs
 REQUIREMENTS = (
-    "tensorflow", "mlflow", "numpy", "pillow", "pandas", "pybase64", "pydantic", "scipy", "joblib",
+    "tensorflow", "mlflow", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "pandas",
+    "pybase64", "pydantic", "scipy", "joblib",
 )  # fmt: skip
 
 
