@@ -69,12 +69,12 @@ def measure(config: Config, dataset: PreparedDataset, work: Path) -> list[float]
         augmented[row] = augment(augmented[row], config.augmentation, draws[row])
     results = probes.run_probes(
         with_images(dataset, augmented, work / "augmented.npy"),
-        model_accuracy=1.0,
+        model_score=1.0,
         shortcut_threshold=0.5,
     )
     return [
         *(predict_split(classifier, part, "test").metrics["accuracy"] for part in test_images),
-        *(probe.accuracy for probe in results if probe.name == "border"),
+        *(probe.balanced_accuracy for probe in results if probe.name == "border"),
     ]
 
 

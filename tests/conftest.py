@@ -31,6 +31,7 @@ SHRUNK = [
     "training.epochs=2",
     "promotion.minimum_accuracy=0",
     "promotion.minimum_sensitivity=0",
+    "promotion.minimum_recall=0",
 ]
 
 

@@ -1,10 +1,12 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from conftest import choices
 from image_classifier.config import compose, schema
 from image_classifier.training import architectures
+from image_classifier.training.balanced_accuracy import BalancedAccuracy
 
 CONSTANT = schema.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
 
@@ -56,7 +58,7 @@ def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
         architectures.compile_for_training(model, CONSTANT, 1)
         images = np.zeros((4, 32, 32, 3), np.uint8)
         history = model.fit(images, np.zeros((4, 1)), verbose=0).history
-        assert set(history) == {"accuracy", "loss"}
+        assert set(history) == {"accuracy", "balanced_accuracy", "loss"}
 
 
 def test_a_cosine_schedule_falls_to_zero_over_the_training():
@@ -79,3 +81,19 @@ def test_float16_arithmetic_keeps_float32_weights_and_probabilities():
     assert model.output.dtype == "float32"
     after = architectures.build(settings.model, settings.image.shape, 2)
     assert {layer.compute_dtype for layer in after.layers[1:]} == {"float32"}
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_balanced_accuracy_is_that_of_scikit_learn(classes: int):
+    generator = np.random.default_rng(classes)
+    labels = np.minimum(generator.integers(0, 12, 200), classes - 1)
+    outputs = generator.random((200, 1 if classes == 2 else classes)).astype(np.float32)
+    predicted = outputs[:, 0] >= 0.5 if classes == 2 else outputs.argmax(1)
+    metric = BalancedAccuracy(classes)
+    for start in range(0, 200, 64):
+        metric.update_state(labels[start : start + 64, None], outputs[start : start + 64])
+    expected = balanced_accuracy_score(labels, predicted)
+    assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
+    metric.reset_state()
+    metric.update_state(np.zeros((9, 1)), outputs[:9])  # a class without images does not count
+    assert float(metric.result()) == pytest.approx(np.mean(predicted[:9] == 0))

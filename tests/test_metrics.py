@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from image_classifier.evaluation.bootstrap import intervals, resample
-from image_classifier.evaluation.metrics import calibration_error, classification_metrics
+from image_classifier.evaluation.bootstrap import class_intervals, intervals, resample
+from image_classifier.evaluation.metrics import (
+    calibration_error,
+    chance,
+    class_metrics,
+    classification_metrics,
+)
 from image_classifier.evaluation.predictions import Predictions
 
 
@@ -116,3 +121,38 @@ def test_a_model_without_errors_has_the_exact_binomial_interval():
     ends = intervals(predictions(labels, labels * 0.9), 50)
     assert ends["sensitivity"] == pytest.approx((0.9289, 1), abs=1e-4)  # 0.025 ** (1 / 50)
     assert ends["accuracy"][0] == pytest.approx(0.025 ** (1 / 100))
+    assert ends["balanced_accuracy"] == pytest.approx((0.9289, 1), abs=1e-4)
+    assert ends["precision"] == pytest.approx((0.9289, 1), abs=1e-4)
+    of_classes = class_intervals(predictions(labels, labels * 0.9), 50)
+    for name in ("precision", "recall", "f1"):
+        assert of_classes[name] == pytest.approx(np.array([[0.9289, 1]] * 2), abs=1e-4)
+
+
+def test_the_metrics_of_each_class_equal_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    labels, predicted = generator.integers(0, 3, (2, 90))
+    found = class_metrics(labels, predicted, 3)
+    expected = sklearn_metrics.precision_recall_fscore_support(labels, predicted)
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        assert found[name] == pytest.approx(values)
+    many = class_metrics(np.array([0, 0]), np.array([0, 1]), 3)
+    assert many["recall"][0] == 0.5
+    assert np.isnan(many["recall"][1:]).all()
+    assert np.isnan(many["precision"][2])
+
+
+def test_chance_is_what_a_classifier_reaches_that_does_not_look():
+    labels = np.repeat([0, 1], [90, 10])
+    always = chance(labels, np.zeros(100, int), 2)
+    assert always["accuracy"] == 0.9
+    assert always["balanced_accuracy"] == 0.5
+    assert (always["sensitivity"], always["specificity"]) == (0, 1)
+    assert always["pr_auc"] == pytest.approx(0.1)
+    assert chance(np.repeat([0, 1, 2], [50, 4, 4]), np.zeros(58, int), 3)["accuracy"] == 50 / 58
+
+
+def test_a_sample_without_a_rare_class_gives_no_warning(recwarn: pytest.WarningsRecorder):
+    labels = np.repeat([0, 1], [50, 1])
+    found = intervals(predictions(labels, np.full(51, 0.1)), 200)
+    assert found["balanced_accuracy"][0] == 0.5
+    assert not recwarn.list

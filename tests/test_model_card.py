@@ -1,5 +1,7 @@
 """The model card of a dataset that is less clean than the embedded one."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -31,11 +33,52 @@ def test_each_source_has_its_metrics(report: dict):
 
 
 def test_a_suspected_shortcut_is_reported_with_its_leading_feature(report: dict):
-    report["probes"][0] |= {"suspicious": True, "accuracy": 1.0, "leading": "bytes per pixel"}
+    report["probes"][0] |= {
+        "suspicious": True,
+        "balanced_accuracy": 1.0,
+        "leading": "bytes per pixel",
+    }
     report["shortcuts"] = ["metadata"]
     warning = "the metadata probe reaches 100.0% (mainly by bytes per pixel)"
     assert warning in model_card.write(report)
     assert warning in model_card.summary(report)
+
+
+def test_a_model_that_answers_one_class_only_is_said(report: dict):
+    report["confusion"] = [[40, 0], [40, 0]]
+    report["test"]["balanced_accuracy"]["value"] = 0.5
+    for probe in report["probes"]:
+        probe |= {"balanced_accuracy": 0.5, "suspicious": False}
+    card, summary = model_card.write(report), model_card.summary(report)
+    for text in (card, summary):
+        assert "The model answers NORMAL for every test image" in text
+    assert "The model is no better than the probe metadata and border" in card
+    assert "No probe suggests a shortcut" not in card
+
+
+def test_a_class_that_is_never_answered_is_said(report: dict):
+    report["classes"] = ["a", "b", "c"]
+    report["confusion"] = [[4, 2, 0], [1, 3, 0], [2, 2, 0]]
+    assert model_card.one_sided(report) == ["The model never answers c on the test images."]
+
+
+def test_each_class_has_its_metrics_with_intervals_and_chance_is_beside_the_headline(
+    report: dict,
+):
+    card = model_card.write(report)
+    entry = report["classes_test"]["COVID19"]
+    low, high = entry["recall"]["low"], entry["recall"]["high"]
+    assert f"({low:.4f} to {high:.4f})" in card
+    assert re.search(r"\| balanced_accuracy \| 0\.\d{4} \| .* \| 0\.5000 \|", card)
+    assert re.search(r"balanced_accuracy +0\.\d{4} .* 0\.5000", model_card.summary(report))
+
+
+def test_only_the_largest_sources_are_in_the_card(report: dict):
+    report["sources"] = {f"s{i}": {"images": i, "accuracy": 0.9} for i in range(1, 31)}
+    card = model_card.write(report)
+    assert "| s30 | 30 |" in card
+    assert "| s5 |" not in card
+    assert "10 smaller sources are in `report.json`" in card
 
 
 def test_the_metrics_of_a_source_are_those_of_its_images(dataset: PreparedDataset):

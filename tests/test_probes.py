@@ -36,7 +36,7 @@ def suspicious(dataset: PreparedDataset) -> list[str]:
 def test_without_a_shortcut_both_probes_are_near_chance(plain: PreparedDataset):
     found = probes.run_probes(plain, 0.95, 0.5)
     assert [probe.name for probe in found] == ["metadata", "border"]
-    assert all(probe.accuracy < 0.65 for probe in found)
+    assert all(probe.balanced_accuracy < 0.65 for probe in found)
     assert suspicious(plain) == []
 
 
@@ -75,10 +75,28 @@ def test_a_probe_is_judged_by_its_lift_over_chance(plain: PreparedDataset):
         for i, row in enumerate(plain.rows)
     ])  # fmt: skip
     found = probes.run_probes(marked, 0.95, 0.5)[0]
-    counts = np.bincount(plain.labels[160:])
-    assert found.chance == counts.max() / 80
-    assert found.chance + 0.2 < found.accuracy < 0.95
-    assert found.share == pytest.approx((found.accuracy - found.chance) / (0.95 - found.chance))
-    assert (
-        probes.run_probes(marked, found.chance, 0.5)[0].share == 1
-    )  # the model has no lift at all
+    assert found.chance == 0.5
+    assert 0.7 < found.balanced_accuracy < 0.95
+    assert found.share == pytest.approx((found.balanced_accuracy - 0.5) / 0.45)
+    assert probes.run_probes(marked, 0.5, 0.5)[0].share == 1  # the model has no lead at all
+
+
+def test_a_probe_as_good_as_the_model_is_suspicious_however_large_the_share_must_be(
+    plain: PreparedDataset,
+):
+    marked = replace(plain, rows=[
+        replace(row, mode="L") if row.label == "1" and i % 4 else row
+        for i, row in enumerate(plain.rows)
+    ])  # fmt: skip
+    found = probes.run_probes(marked, 0.95, 0.99)[0]
+    assert not found.suspicious
+    assert probes.run_probes(marked, found.balanced_accuracy, 0.99)[0].suspicious
+
+
+def test_unequal_classes_do_not_make_a_probe_look_good(plain: PreparedDataset):
+    labels = plain.labels.copy()
+    labels[[i for i in range(NUMBER) if i % 12]] = 0  # nearly all of one class
+    rows = [replace(r, label=str(label)) for r, label in zip(plain.rows, labels, strict=True)]
+    for probe in probes.run_probes(replace(plain, rows=rows, labels=labels), 0.95, 0.5):
+        assert probe.balanced_accuracy < 0.65
+        assert not probe.suspicious

@@ -1,15 +1,18 @@
 """The gate, with real models, against a real MLflow server."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -41,13 +44,16 @@ def registry(
             (paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (value,) * 3).save(paths.RAW / path)
             rows.append(row(str(path), label, "test"))
-    rows.append(row("NORMAL/4.png", "NORMAL", "validation"))
+    rows.append(row("NORMAL/v.png", "NORMAL", "validation"))
     write_manifest(rows)
+    paths.DUPLICATES.write_text("first,second,kind,distance,leaks\n")
     return mlflow.MlflowClient(tracking_server)
 
 
-def row(path: str, label: str, split: str) -> ImageRow:
-    return ImageRow(path, label, split, path, "0" * 144, "", "", -1, "PNG", "RGB", 8, 8, 100)
+def row(path: str, label: str, split: str, sha256: str = "", group: str = "") -> ImageRow:
+    digest = sha256 or path
+    bits = hashlib.sha256(digest.encode()).hexdigest() + "0" * 80
+    return ImageRow(path, label, split, digest, bits, group, "", -1, "PNG", "RGB", 8, 8, 100)
 
 
 @pytest.fixture
@@ -60,7 +66,9 @@ def settings(name: str, *overrides: str) -> Config:
     return compose.config_of(f"tracking.registered_model={name}", *overrides)
 
 
-def evaluated(name: str, limit: float, shortcuts: dict[str, str] | None = None) -> str:
+def evaluated(
+    name: str, limit: float, shortcuts: dict[str, str] | None = None, low: float | None = 0.6
+) -> str:
     """Register a model that predicts positive above the brightness `limit`, as evaluate does."""
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
@@ -84,13 +92,20 @@ def evaluated(name: str, limit: float, shortcuts: dict[str, str] | None = None) 
     bright = [int(Path(r.path).stem) / 255 > limit for r in rows if r.split == "test"]
     labels = [r.label == "COVID19" for r in rows if r.split == "test"]
     right = np.equal(bright, labels)
+    recalls = [right[np.equal(labels, positive)].mean() for positive in (False, True)]
     with runs.open_run(runs.open_training(settings(name), dataset, name, "key")):
+        runs.log_files([paths.MANIFEST], "data")
         version = models.register(settings(name), dataset, folder, {})
         metrics = {"accuracy": right.mean(), "sensitivity": np.array(bright)[labels].mean()}
     record = {
         "name": name, "version": version.version,
         "manifest_digest": manifest_digest(), "classes": chosen.classes,
         "shortcuts": shortcuts or {},
+        "intervals": {
+            "balanced_accuracy": {"value": np.mean(recalls), "low": low, "high": 1.0}
+        },
+        "chance": {"balanced_accuracy": 0.5},
+        "recalls": dict(zip(chosen.classes, recalls, strict=True)),
     }  # fmt: skip
     paths.EVALUATE.mkdir(parents=True, exist_ok=True)
     (paths.EVALUATE / paths.METRICS).write_text(json.dumps(metrics))
@@ -208,13 +223,107 @@ def test_a_suspected_shortcut_is_refused_unless_accepted_by_name(
     assert champion(registry, name) == version
 
 
-def test_versions_trained_on_other_data_are_not_compared(registry: mlflow.MlflowClient, name: str):
+def test_a_growing_dataset_compares_on_what_the_champion_has_not_seen(
+    registry: mlflow.MlflowClient, name: str, capsys: pytest.CaptureFixture[str]
+):
+    """The champion has learnt from ten images that are in the test split now."""
+    rows = read_manifest()
+    write_manifest([*(replace(old, split="train") for old in rows[:-1:8]), *rows[1::2], rows[-1]])
+    first = evaluated(name, 0.6)
+    assert decide(name)["champion"]
+
+    write_manifest(sorted([*rows[:-1:8], *rows[1::2], rows[-1]], key=lambda row: row.path))
+    evaluated(name, 0.61)  # not better
+    decision = decide(name)
+    assert decision["comparison"]["images"] == 40
+    assert decision["comparison"]["left_out"] == 10
+    assert "on the same 40 test images" in decision["reasons"][0]
+    assert champion(registry, name) == first
+    assert (
+        "on 40 test images; 10 others are left out, because the champion has seen them"
+        in capsys.readouterr().out
+    )
+
+
+def test_more_training_images_with_the_same_test_images_compare_on_all(
+    registry: mlflow.MlflowClient, name: str
+):
+    evaluated(name, 0.6)
+    assert decide(name)["champion"]
+    write_manifest([*read_manifest(), row("NORMAL/new.png", "NORMAL", "train")])
+    better = evaluated(name, 0.5)
+    decision = decide(name)
+    assert (decision["comparison"]["images"], decision["comparison"]["left_out"]) == (80, 0)
+    assert champion(registry, name) == better
+
+
+def test_near_duplicates_and_groups_of_what_the_champion_has_seen_are_left_out(
+    registry: mlflow.MlflowClient, name: str
+):
+    rows = read_manifest()
+    rows[1] = replace(rows[1], group="patient 1")
+    rows[2] = replace(rows[2], group="patient 1")
+    write_manifest(rows)
+    gone = replace(rows[3], path="NORMAL/old.png", sha256="old")  # its copy is in the test split
+    seen = [replace(rows[0], split="train"), replace(rows[1], split="train"), gone]
+    write_manifest([replace(seen[0]), seen[1], replace(gone, split="train"), *rows[5:]])
+    evaluated(name, 0.6)
+    assert decide(name)["champion"]
+    write_manifest(rows)
+    pairs = f"{rows[0].path},{rows[4].path},near duplicate,3,no"
+    paths.DUPLICATES.write_text(f"first,second,kind,distance,leaks\n{pairs}\n")
+    evaluated(name, 0.5)
+    # the image itself and its duplicate, both of the patient, and the copy of the one that is gone
+    assert decide(name)["comparison"]["left_out"] == 5
+
+
+def test_too_few_unseen_images_are_refused_with_their_number(
+    registry: mlflow.MlflowClient, name: str
+):
+    rows = read_manifest()
+    few = rows[35:40] + rows[75:]
+    write_manifest([*(replace(old, split="train") for old in rows if old not in few), *few])
+    first = evaluated(name, 0.57)
+    assert decide(name)["champion"]
+    write_manifest(rows)
+    evaluated(name, 0.5)
+    (reason,) = decide(name)["reasons"]
+    assert "it has seen 70 of the 80 test images or near duplicates of them. 10 are left" in reason
+    assert "10 are left; 20 are needed" in reason
+    assert champion(registry, name) == first
+
+
+def test_a_champion_whose_images_are_not_known_is_not_replaced(
+    registry: mlflow.MlflowClient, name: str
+):
     first = evaluated(name, 0.6)
     decide(name)
+    run = registry.get_model_version(name, first).run_id
+    folder = registry.get_run(run).info.artifact_uri
+    get_artifact_repository(folder).delete_artifacts("data/manifest.csv")
     write_manifest(read_manifest()[1:])
     evaluated(name, 0.5)
-    assert "trained on other data" in decide(name)["reasons"][0]
+    (reason,) = decide(name)["reasons"]
+    assert "the images that it was trained with are not known" in reason
     assert champion(registry, name) == first
+
+
+def test_a_version_must_be_above_chance_and_recognise_every_class(
+    registry: mlflow.MlflowClient, name: str
+):
+    for low in (0.5, None, float("nan")):
+        evaluated(name, 0.5, low=low)
+        (reason,) = decide(name)["reasons"]
+        assert "balanced_accuracy" in reason
+        assert ("not above chance, 0.5000" in reason) == (low == 0.5)
+    evaluated(name, 0.5)
+    record = json.loads(paths.EVALUATED.read_text())
+    record["recalls"] = {"NORMAL": 0.2, "COVID19": None}
+    paths.EVALUATED.write_text(json.dumps(record))
+    (reason,) = decide(name)["reasons"]
+    assert "minimum_recall=0.25: NORMAL 0.2000, COVID19 missing" in reason
+    with pytest.raises(mlflow.MlflowException):
+        champion(registry, name)
 
 
 def test_an_evaluation_of_an_older_manifest_is_refused(registry: mlflow.MlflowClient, name: str):

@@ -305,8 +305,9 @@ class Training(Section):
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(description="Largest number of epochs.")
     batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(description="Images in a step.")
-    monitor: Literal["val_accuracy", "val_loss"] = Field(
-        description="The metric that selects the best epoch, and decides about early stopping."
+    monitor: Literal["val_accuracy", "val_balanced_accuracy", "val_loss"] = Field(
+        description="The metric that selects the best epoch, and decides about early stopping. "
+        "With unequal classes, `val_balanced_accuracy`."
     )
     patience: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="The training stops after this many epochs without a better value."
@@ -363,10 +364,16 @@ class Evaluation(Section):
 class Promotion(Section):
     """What a version must reach on the test images to become champion."""
 
+    metric: Literal["balanced_accuracy", "accuracy", "f1_macro"] = Field(
+        description="Its 95% interval must be above chance, and two versions are compared by it."
+    )
     minimum_sensitivity: Probability = Field(
         description="Smallest sensitivity to the positive class. Only with two classes."
     )
     minimum_accuracy: Probability = Field(description="Smallest accuracy.")
+    minimum_recall: Probability = Field(
+        description="Smallest recall of every class: the share of its images that are recognised."
+    )
     accept_shortcuts: list[Literal["metadata", "border"]] = Field(
         description="Suspected shortcuts that do not stop a promotion, e.g. `[metadata, border]`."
     )

@@ -61,24 +61,22 @@ def write_manifest(rows: list[ImageRow], path: Path = paths.MANIFEST) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def read_manifest() -> list[ImageRow]:
-    """Read the manifest.
+def read_manifest(path: Path = paths.MANIFEST) -> list[ImageRow]:
+    """Read the manifest of this project, or of a run.
 
     Raises:
         InputError: split has not run, or the file is damaged.
     """
-    if not paths.MANIFEST.is_file():
-        raise InputError(f"{paths.MANIFEST} not found: run `dvc repro split`.")
+    if not path.is_file():
+        raise InputError(f"{path} not found: run `dvc repro split`.")
     try:
-        with paths.MANIFEST.open(newline="") as file:
+        with path.open(newline="") as file:
             reader = csv.DictReader(file, strict=True)
             rows = [_image_row(row) for row in reader]
         if not rows:
             raise ValueError("it has no rows")
     except (ValueError, csv.Error) as error:
-        raise InputError(
-            f"{paths.MANIFEST} is damaged ({error}): run `dvc repro -f -s split`."
-        ) from None
+        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s split`.") from None
     return rows
 
 

@@ -107,6 +107,26 @@ def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
     return Fingerprint(digest, hashed, len(content), facts, not plain and is_two_valued(pixels))
 
 
+def have_near(hashes: Sequence[str], others: Sequence[str], distance: int) -> list[bool]:
+    """Return for each hash whether one of the others differs in at most so many bits.
+
+    Args:
+        hashes: Perceptual hashes, or empty for plain images, which have no near duplicates.
+        others: Perceptual hashes, or empty.
+        distance: The largest number of different bits, of 576.
+    """
+    known = [bytes.fromhex(other) for other in others if other]
+    if not known:
+        return [False] * len(hashes)
+    table = np.frombuffer(b"".join(known), np.uint64).reshape(len(known), -1)
+    found = []
+    for text in hashes:
+        bits = np.frombuffer(bytes.fromhex(text), np.uint64)
+        different = np.bitwise_count(table ^ bits).sum(axis=1) if text else np.array([distance + 1])
+        found.append(bool(different.min() <= distance))
+    return found
+
+
 def perceptual_hash(pixels: Pixels) -> str:
     """Return the perceptual hash of a grey image, 576 bits as 144 hexadecimal digits.
 

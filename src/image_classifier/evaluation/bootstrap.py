@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from image_classifier.evaluation.metrics import classification_metrics
+from image_classifier.evaluation.metrics import class_metrics, classification_metrics
 
 if TYPE_CHECKING:
     from image_classifier.evaluation.predictions import Predictions
 
 RESAMPLES = 1000  # the ends of an interval then vary by about a tenth of its width
+CERTAIN = ((0.0, 0.0), (1.0, 1.0))  # of these the bootstrap knows no uncertainty
 
 
 def resample(
@@ -45,8 +46,9 @@ def intervals(
     """Return the 95% bootstrap interval of every metric.
 
     When all predictions are right, or all are wrong, every sample is the same, so the bootstrap
-    says nothing: accuracy, sensitivity and specificity then have the exact binomial interval, in
-    which a cluster counts once.
+    says nothing. Accuracy, sensitivity, specificity and precision then have the exact binomial
+    interval, in which a cluster counts once. The ends of balanced accuracy are then the means of
+    the exact ends of the classes, which is wider than needed.
     """
     samples = [
         classification_metrics(
@@ -55,16 +57,67 @@ def intervals(
         for rows in resample(predictions.clusters, resamples)
     ]
     ends = {name: percentiles([sample[name] for sample in samples]) for name in samples[0]}
-    rows_of = {
-        "accuracy": predictions.labels >= 0,
-        "sensitivity": predictions.labels == 1,
-        "specificity": predictions.labels == 0,
-    }
+    rows_of = {"accuracy": predictions.labels >= 0}
+    if predictions.probabilities.shape[1] == 2:
+        rows_of |= {
+            "sensitivity": predictions.labels == 1,
+            "specificity": predictions.labels == 0,
+            "precision": predictions.predicted == 1,
+        }
     for name, chosen in rows_of.items():
-        if name in ends and ends[name] in ((0.0, 0.0), (1.0, 1.0)):
-            independent = len(np.unique(np.asarray(predictions.clusters)[chosen]))
-            ends[name] = exact_interval(int(ends[name][0]) * independent, independent)
+        if ends[name] in CERTAIN:
+            ends[name] = _exact(ends[name][0], predictions, chosen)
+    if ends["balanced_accuracy"] in CERTAIN:
+        value = ends["balanced_accuracy"][0]
+        exact = [
+            _exact(value, predictions, predictions.labels == index)
+            for index in np.unique(predictions.labels)
+        ]
+        low, high = np.mean(exact, axis=0)
+        ends["balanced_accuracy"] = float(low), float(high)
     return ends
+
+
+def class_intervals(
+    predictions: "Predictions", resamples: int = RESAMPLES
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the 95% intervals of precision, recall and F1: arrays of shape (classes, 2).
+
+    Precision and recall that are 0 or 1 in all samples have the exact binomial interval; F1 is
+    then the harmonic mean of their ends.
+    """
+    classes = predictions.probabilities.shape[1]
+    samples = [
+        class_metrics(predictions.labels[rows], predictions.predicted[rows], classes)
+        for rows in resample(predictions.clusters, resamples)
+    ]
+    ends = {
+        name: np.array(
+            [percentiles([sample[name][index] for sample in samples]) for index in range(classes)]
+        )
+        for name in samples[0]
+    }
+    for index in range(classes):
+        for name, chosen in (
+            ("precision", predictions.predicted == index),
+            ("recall", predictions.labels == index),
+        ):
+            if tuple(ends[name][index]) in CERTAIN:
+                ends[name][index] = _exact(ends[name][index][0], predictions, chosen)
+        if tuple(ends["f1"][index]) in CERTAIN:
+            precision, recall = ends["precision"][index], ends["recall"][index]
+            if not np.isnan(precision).any():
+                ends["f1"][index] = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    return ends
+
+
+def _exact(
+    value: float, predictions: "Predictions", chosen: npt.NDArray[np.bool_]
+) -> tuple[float, float]:
+    independent = len(np.unique(np.asarray(predictions.clusters)[chosen]))
+    if not independent:
+        return float("nan"), float("nan")
+    return exact_interval(int(value) * independent, independent)
 
 
 def exact_interval(successes: int, trials: int) -> tuple[float, float]:

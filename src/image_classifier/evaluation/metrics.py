@@ -20,29 +20,93 @@ def classification_metrics(
         predicted: int array of shape (images,): the predicted classes.
 
     Returns:
-        Always `accuracy`, `loss` (mean cross-entropy, in nats) and `calibration_error`. For two
+        Always `accuracy`, `balanced_accuracy` (the mean recall of the classes), `f1_macro`
+        (their mean F1), `loss` (mean cross-entropy, in nats) and `calibration_error`. For two
         classes, of which the second is positive: `sensitivity`, `specificity`, `precision`, `f1`,
-        `roc_auc`, `pr_auc` (average precision) and `brier`. For more classes: `balanced_accuracy`,
-        `f1_macro` and `roc_auc_macro` (each class against the rest). All but `loss` lie between 0
-        and 1. A metric is NaN where the labels do not define it, such as `sensitivity` without
-        positive images.
+        `roc_auc`, `pr_auc` (average precision) and `brier`. For more classes: `roc_auc_macro`
+        (each class against the rest). All but `loss` lie between 0 and 1. A metric is NaN where
+        the labels do not define it, such as `sensitivity` without positive images.
     """
     # a bootstrap calls this a thousand times, on arrays that are known to be valid
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         result = {
             "accuracy": np.mean(labels == predicted),
+            "balanced_accuracy": balanced_accuracy(labels, predicted),
+            "f1_macro": f1_macro(labels, predicted),
             "loss": cross_entropy(labels, probabilities),
         }
         if probabilities.shape[1] == 2:
             result |= _of_two_classes(labels, probabilities[:, 1], predicted)
         else:
-            result |= {
-                "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, predicted),
-                "f1_macro": sklearn_metrics.f1_score(labels, predicted, average="macro"),
-                "roc_auc_macro": roc_auc_macro(labels, probabilities),
-            }
+            result["roc_auc_macro"] = roc_auc_macro(labels, probabilities)
     result["calibration_error"] = calibration_error(labels, probabilities)
     return {name: float(value) for name, value in result.items()}
+
+
+def class_metrics(labels: Integers, predicted: Integers, classes: int) -> dict[str, Floats]:
+    """Return precision, recall and F1 of each class, float arrays of shape (classes,), 0 to 1.
+
+    Recall is NaN for a class without images, precision for one that is never predicted, and F1
+    where both would be.
+    """
+    pairs = np.bincount(labels * classes + predicted, minlength=classes**2)
+    table = pairs.reshape(classes, classes)  # true class, predicted class
+    hits, images, calls = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+
+    def share(part: Integers, whole: Integers) -> Floats:
+        return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+    return {
+        "precision": share(hits, calls),
+        "recall": share(hits, images),
+        "f1": share(2 * hits, images + calls),
+    }
+
+
+def balanced_accuracy(labels: Integers, predicted: Integers) -> float:
+    """Return the mean recall of the classes that have images, 0 to 1; chance is 1 / classes.
+
+    Source: Brodersen et al., The balanced accuracy and its posterior distribution, 2010.
+    """
+    classes = int(max(labels.max(), predicted.max())) + 1
+    return float(np.nanmean(class_metrics(labels, predicted, classes)["recall"]))
+
+
+def f1_macro(labels: Integers, predicted: Integers) -> float:
+    """Return the mean F1 of the classes that have images or are predicted, 0 to 1."""
+    classes = int(max(labels.max(), predicted.max())) + 1
+    return float(np.nanmean(class_metrics(labels, predicted, classes)["f1"]))
+
+
+def chance(labels: Integers, predicted: Integers, classes: int) -> dict[str, float]:
+    """Return what a classifier reaches that does not look at the images.
+
+    Args:
+        labels: int array of shape (images,): the true classes.
+        predicted: int array of shape (images,): what the model predicts.
+        classes: The number of classes.
+
+    Returns:
+        For `accuracy`, what the answer of the largest class reaches. For `sensitivity` and
+        `specificity`, what random answers reach that are positive as often as the model's.
+    """
+    shares = np.bincount(labels, minlength=classes) / len(labels)
+    result = {
+        "accuracy": float(shares.max()),
+        "balanced_accuracy": 1 / classes,
+        "f1_macro": 1 / classes,
+        "roc_auc": 0.5,
+        "roc_auc_macro": 0.5,
+    }
+    if classes == 2:
+        positive = float(np.mean(predicted == 1))
+        result |= {
+            "sensitivity": positive,
+            "specificity": 1 - positive,
+            "precision": float(shares[1]),
+            "pr_auc": float(shares[1]),
+        }
+    return result
 
 
 def _of_two_classes(labels: Integers, positive: Floats, predicted: Integers) -> dict[str, float]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from image_classifier.data.labels import SPLITS
 
-HEADLINE = ("accuracy", "sensitivity", "specificity", "roc_auc", "balanced_accuracy")
+HEADLINE = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
+SOURCES = 20  # in the table; the complete list is in report.json
 LISTED = 5  # file names in a list; the complete lists are artifacts of the run
 
 
@@ -97,14 +98,27 @@ def near_pairs(duplicates: Mapping[str, Any]) -> str:
 def test_metrics(report: Mapping[str, Any]) -> str:
     """Return the test metrics with their intervals, and the confusion matrix."""
     rows = [
-        [name, number(entry["value"]), f"{number(entry['low'])} to {number(entry['high'])}"]
+        [name, number(entry["value"]), interval(entry), chance_of(report, name)]
         for name, entry in report["test"].items()
     ]
     images = sum(map(sum, report["confusion"]))
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     parts = [
         f"On {images} test images; 95% bootstrap intervals, resampled by {drawn}.\n",
-        table(["metric", "value", "95% interval"], rows),
+        table(["metric", "value", "95% interval", "chance"], rows),
+        "",
+        *(f"**{warning}**\n" for warning in one_sided(report)),
+        table(
+            ["class", "test images", "precision", "recall", "F1"],
+            [
+                [label, str(entry["images"])]
+                + [
+                    f"{number(entry[name]['value'])} ({interval(entry[name])})"
+                    for name in ("precision", "recall", "f1")
+                ]
+                for label, entry in report["classes_test"].items()
+            ],
+        ),
         "",
         table(
             ["true \\ predicted", *report["classes"]],
@@ -115,12 +129,38 @@ def test_metrics(report: Mapping[str, Any]) -> str:
         ),
     ]
     if report["sources"]:
+        largest = sorted(report["sources"].items(), key=lambda item: -item[1]["images"])
         rows = [
             [source, str(entry["images"]), number(entry["accuracy"])]
-            for source, entry in report["sources"].items()
+            for source, entry in largest[:SOURCES]
         ]
         parts += ["", table(["source", "test images", "accuracy"], rows)]
+        if len(largest) > SOURCES:
+            parts.append(f"\n{len(largest) - SOURCES} smaller sources are in `report.json`.")
     return "\n".join(parts)
+
+
+def interval(entry: Mapping[str, float | None]) -> str:
+    """Return the ends of an interval."""
+    return f"{number(entry['low'])} to {number(entry['high'])}"
+
+
+def chance_of(report: Mapping[str, Any], name: str) -> str:
+    """Return what chance reaches in a metric, or nothing where it is not defined."""
+    value = report["chance"].get(name)
+    return "" if value is None else number(value)
+
+
+def one_sided(report: Mapping[str, Any]) -> list[str]:
+    """Return a warning if the model never predicts some class."""
+    called = [sum(column) for column in zip(*report["confusion"], strict=True)]
+    never = [label for label, n in zip(report["classes"], called, strict=True) if not n]
+    if not never:
+        return []
+    if len(never) == len(report["classes"]) - 1:
+        (only,) = set(report["classes"]) - set(never)
+        return [f"The model answers {only} for every test image, whatever the image shows."]
+    return [f"The model never answers {', '.join(never)} on the test images."]
 
 
 def shortcuts(report: Mapping[str, Any]) -> str:
@@ -128,22 +168,31 @@ def shortcuts(report: Mapping[str, Any]) -> str:
     rows = [
         [
             f"{probe['name']}: {report['probe_descriptions'][probe['name']]}",
-            f"{probe['accuracy']:.3f} ({probe['low']:.3f} to {probe['high']:.3f})",
+            f"{probe['balanced_accuracy']:.3f} ({probe['low']:.3f} to {probe['high']:.3f})",
             f"{probe['share']:.0%}",
         ]
         for probe in report["probes"]
     ]
     chance = report["probes"][0]["chance"]
-    verdict = (
-        f"**{shortcut_warning(report)}**"
-        if report["shortcuts"]
-        else "No probe suggests a shortcut."
-    )
+    model = report["test"]["balanced_accuracy"]["value"]
+    equal = [
+        probe["name"] for probe in report["probes"]
+        if probe["balanced_accuracy"] >= model and not probe["suspicious"]
+    ]  # fmt: skip
+    if report["shortcuts"]:
+        verdict = f"**{shortcut_warning(report)}**"
+    elif equal:
+        verdict = (
+            f"**The model is no better than the probe {' and '.join(equal)}, and this is no better "
+            f"than chance: the model has learnt nothing that helps on the test images.**"
+        )
+    else:
+        verdict = "No probe suggests a shortcut."
     return (
         f"Probes are classifiers that see only the file metadata, or only the border, trained and "
-        f"tested on the same split (chance: {chance:.3f}; the model: "
-        f"{report['test']['accuracy']['value']:.3f}):\n\n"
-        + table(["probe", "test accuracy", "(accuracy - chance) / (model - chance)"], rows)
+        f"tested on the same split. Balanced accuracy: chance {chance:.3f}, the model "
+        f"{model:.3f}.\n\n"
+        + table(["probe", "balanced accuracy", "(probe - chance) / (model - chance)"], rows)
         + f"\n\n{verdict}"
     )
 
@@ -151,14 +200,15 @@ def shortcuts(report: Mapping[str, Any]) -> str:
 def shortcut_warning(report: Mapping[str, Any]) -> str:
     """Return in one sentence that the model may use a shortcut."""
     suspicious = " and ".join(
-        f"the {probe['name']} probe reaches {probe['accuracy']:.1%}"
+        f"the {probe['name']} probe reaches {probe['balanced_accuracy']:.1%}"
         + (f" (mainly by {probe['leading']})" if probe["leading"] else "")
         for probe in report["probes"]
         if probe["suspicious"]
     )
     return (
-        f"Possible shortcut: {suspicious}, the model {report['test']['accuracy']['value']:.1%}. "
-        f"So its accuracy does not show that the model uses the content of the images."
+        f"Possible shortcut: {suspicious} balanced accuracy, the model "
+        f"{report['test']['balanced_accuracy']['value']:.1%}. So this value does not show "
+        f"that the model uses the content of the images."
     )
 
 
@@ -188,15 +238,18 @@ def limits() -> str:
 
 def summary(report: Mapping[str, Any]) -> str:
     """Return the headline metrics for the screen, with a warning if a shortcut is suspected."""
-    lines = [f"{report['version']} on the test images of {report['dataset']}:"]
-    lines += [
-        f"  {name:<18} {number(entry['value'])}  "
-        f"({number(entry['low'])} to {number(entry['high'])})"
-        for name, entry in report["test"].items()
-        if name in HEADLINE
+    lines = [
+        f"{report['version']} on the test images of {report['dataset']}:",
+        f"  {'':<18} value   95% interval        chance",
     ]
     lines += [
-        f"  {probe['name'] + ' probe':<18} {probe['accuracy']:.4f}  (chance {probe['chance']:.4f})"
+        f"  {name:<18} {number(entry['value'])}  {interval(entry)}  {chance_of(report, name)}"
+        for name in HEADLINE
+        if (entry := report["test"].get(name))
+    ]
+    lines += [
+        f"  {probe['name'] + ' probe':<18} {number(probe['balanced_accuracy'])}  "
+        f"{interval(probe)}  {number(probe['chance'])}"
         for probe in report["probes"]
     ]
     lines += [
@@ -204,6 +257,7 @@ def summary(report: Mapping[str, Any]) -> str:
         for name, result in report["external"].items()
         for label, entry in result["classes"].items()
     ]
+    lines += [f"WARNING: {warning}" for warning in one_sided(report)]
     if report["shortcuts"]:
         lines.append(f"WARNING: {shortcut_warning(report)}")
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from sklearn.preprocessing import OneHotEncoder
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 from image_classifier.evaluation.bootstrap import percentiles, resample
+from image_classifier.evaluation.metrics import balanced_accuracy
 
 SIDE = 20  # the border probe divides an image into SIDE x SIDE cells,
 RIM = 2  # and sees this many at each side: the outer tenth
@@ -34,17 +35,18 @@ class Probe:
 
     Attributes:
         name: `metadata` or `border`.
-        accuracy: Its accuracy, 0 to 1.
-        low: Lower end of the 95% bootstrap interval of the accuracy.
+        balanced_accuracy: The mean recall of the classes, 0 to 1: unequal classes do not help.
+        low: Lower end of its 95% bootstrap interval.
         high: Upper end of that interval.
-        chance: The share of the most frequent class, 0 to 1.
-        share: The probe's lift over chance as a fraction of the model's, 0 to 1.
-        suspicious: Whether the interval is above chance, and the share reaches the threshold.
+        chance: 1 / classes.
+        share: The probe's lead over chance as a fraction of the model's, 0 to 1.
+        suspicious: Whether the interval is above chance and the share reaches the threshold, or
+            the probe is above chance and at least as good as the model.
         leading: The most important feature, if features have names.
     """
 
     name: str
-    accuracy: float
+    balanced_accuracy: float
     low: float
     high: float
     chance: float
@@ -54,20 +56,20 @@ class Probe:
 
 
 def run_probes(
-    dataset: PreparedDataset, model_accuracy: float, shortcut_threshold: float
+    dataset: PreparedDataset, model_score: float, shortcut_threshold: float
 ) -> list[Probe]:
     """Train both probes on the training images, and measure them on the test images.
 
     Args:
         dataset: The prepared images.
-        model_accuracy: The model's accuracy on the test images, 0 to 1.
+        model_score: The model's balanced accuracy on the test images, 0 to 1.
         shortcut_threshold: A probe is suspicious from this share on, 0 to 1.
     """
     facts, names = metadata_features(dataset.rows)
     return [
-        run_probe("metadata", facts, names, dataset, model_accuracy, shortcut_threshold),
+        run_probe("metadata", facts, names, dataset, model_score, shortcut_threshold),
         run_probe(
-            "border", border_features(dataset), None, dataset, model_accuracy, shortcut_threshold
+            "border", border_features(dataset), None, dataset, model_score, shortcut_threshold
         ),
     ]
 
@@ -77,7 +79,7 @@ def run_probe(
     features: npt.NDArray[np.float64],
     names: Sequence[str] | None,
     dataset: PreparedDataset,
-    model_accuracy: float,
+    model_score: float,
     shortcut_threshold: float,
 ) -> Probe:
     """Train a random forest on the training rows, and measure it on the test rows.
@@ -87,21 +89,25 @@ def run_probe(
         features: float array of shape (rows of the manifest, features).
         names: The names of the features, or None.
         dataset: Labels and splits.
-        model_accuracy: See `run_probes`.
+        model_score: See `run_probes`.
         shortcut_threshold: See `run_probes`.
     """
     train, test = dataset.indices("train"), dataset.indices("test")
-    forest = RandomForestClassifier(n_estimators=100, min_samples_leaf=2, random_state=0)
+    forest = RandomForestClassifier(
+        n_estimators=100, min_samples_leaf=2, class_weight="balanced", random_state=0
+    )
     forest.fit(features[train], dataset.labels[train])
-    right = forest.predict(features[test]) == dataset.labels[test]
+    labels, predicted = dataset.labels[test], forest.predict(features[test])
     clusters = [dataset.rows[row].cluster for row in test]
-    low, high = percentiles([right[rows].mean() for rows in resample(clusters)])
-    accuracy = float(right.mean())
-    chance = float(np.bincount(dataset.labels[test]).max() / len(test))
-    share = float(np.clip((accuracy - chance) / max(model_accuracy - chance, 1e-9), 0, 1))
-    suspicious = low > chance and share >= shortcut_threshold
+    low, high = percentiles(
+        [balanced_accuracy(labels[rows], predicted[rows]) for rows in resample(clusters)]
+    )
+    score, chance = balanced_accuracy(labels, predicted), 1 / len(dataset.classes)
+    share = float(np.clip((score - chance) / max(model_score - chance, 1e-9), 0, 1))
+    as_good = score >= model_score and score > chance
+    suspicious = as_good or (low > chance and share >= shortcut_threshold)
     leading = names[int(forest.feature_importances_.argmax())] if names else None
-    return Probe(name, accuracy, low, high, chance, share, suspicious, leading)
+    return Probe(name, score, low, high, chance, share, suspicious, leading)
 
 
 def metadata_features(rows: Sequence[ImageRow]) -> tuple[npt.NDArray[np.float64], list[str]]:

@@ -26,7 +26,7 @@ def make_report(
 ) -> dict[str, Any]:
     """Return everything that is known about a model, ready for JSON."""
     found = probes.run_probes(
-        dataset, test.metrics["accuracy"], config.evaluation.shortcut_threshold
+        dataset, test.metrics["balanced_accuracy"], config.evaluation.shortcut_threshold
     )
     fetched = read_record(paths.FETCHED, "fetch", unused=dict[str, int], notes=list[str])
     split = read_record(
@@ -54,6 +54,8 @@ def make_report(
         "temperature": classifier.metadata.temperature,
         "validation": validation.metrics,
         "test": with_intervals(test),
+        "chance": metrics.chance(test.labels, test.predicted, len(dataset.classes)),
+        "classes_test": metrics_by_class(dataset.classes, test),
         "confusion": confusion_matrix(
             test.labels, test.predicted, labels=range(len(dataset.classes))
         ).tolist(),
@@ -74,6 +76,25 @@ def with_intervals(predictions: Predictions) -> dict[str, dict[str, float | None
             for key, number in zip(("value", "low", "high"), (value, *ends[name]), strict=True)
         }
         for name, value in predictions.metrics.items()
+    }
+
+
+def metrics_by_class(classes: list[str], test: Predictions) -> dict[str, dict[str, Any]]:
+    """Return precision, recall and F1 of each class with 95% intervals; None if undefined."""
+    values = metrics.class_metrics(test.labels, test.predicted, len(classes))
+    ends = bootstrap.class_intervals(test)
+    return {
+        label: {"images": int(np.sum(test.labels == index))}
+        | {
+            name: {
+                key: None if np.isnan(number) else float(number)
+                for key, number in zip(
+                    ("value", "low", "high"), (values[name][index], *ends[name][index]), strict=True
+                )
+            }
+            for name in values
+        }
+        for index, label in enumerate(classes)
     }
 
 

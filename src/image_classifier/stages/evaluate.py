@@ -10,6 +10,7 @@ registered again, as a new version.
 
 import csv
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from image_classifier.project import paths
 from image_classifier.project.files import new_file
 from image_classifier.project.records import read_record
 from image_classifier.training import resume
+
+UNUSUAL = re.compile(r"[^-\w.]+")  # characters that the name of an MLflow metric may not have
 
 
 def evaluate(config: Config) -> None:
@@ -77,6 +80,7 @@ def evaluate(config: Config) -> None:
         }
         runs.log_settings(config)
         registry.log_evaluation(version, validated | headline_metrics(report), tags)
+        runs.log_metrics(class_metrics(report))  # not as tags: each would be a request
         registry.set_description(version, card)
         runs.log_files(
             [*plots.FILES, paths.PREDICTIONS, paths.ROC_POINTS, paths.REPORT, paths.MODEL_CARD],
@@ -89,6 +93,11 @@ def evaluate(config: Config) -> None:
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
         "shortcuts": {name: report["probe_descriptions"][name] for name in report["shortcuts"]},
+        "intervals": report["test"],
+        "chance": report["chance"],
+        "recalls": {
+            label: entry["recall"]["value"] for label, entry in report["classes_test"].items()
+        },
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.discard(run["training_key"])  # DVC has saved the training, so nothing can be lost
@@ -99,12 +108,25 @@ def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """Return the test metrics, the probes and the external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
-        | {f"probe_{probe['name']}_accuracy": probe["accuracy"] for probe in report["probes"]}
+        | {
+            f"probe_{probe['name']}_balanced_accuracy": probe["balanced_accuracy"]
+            for probe in report["probes"]
+        }
         | {
             f"external_{name}_accuracy": entry["accuracy"]
             for name, entry in report["external"].items()
         }
     )
+
+
+def class_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return precision, recall and F1 of each class as MLflow metrics."""
+    return {
+        f"test_{name}/{UNUSUAL.sub('_', label)[:100]}": entry[name]["value"]
+        for label, entry in report["classes_test"].items()
+        for name in ("precision", "recall", "f1")
+        if entry[name]["value"] is not None
+    }
 
 
 def write_predictions(dataset: PreparedDataset, test: Predictions) -> None:

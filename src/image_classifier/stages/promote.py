@@ -1,43 +1,36 @@
 """promote: makes the evaluated version champion, or says why not.
 
-Reads what evaluate wrote. To be promoted, a version needs the minimums of the settings `promotion`
-and no suspected shortcut that the settings do not accept. If there is a champion, both are scored
-on the current test images, and the 95% interval of the difference in accuracy must be above 0.
-The version then gets the alias `champion`; it gets the alias `challenger` if only the comparison
-stands in its way. Writes the decision.
+Reads what evaluate wrote. To be promoted, a version must be better than chance and reach the
+minimums of the settings `promotion`, without a suspected shortcut that the settings do not accept.
+If there is a champion, both are scored on the current test images that neither has seen, and the
+95% interval of the difference must be above 0. The version then gets the alias `champion`; it gets
+the alias `challenger` if only the comparison stands in its way. Writes the decision.
 """
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classifier.config.schema import Config, Promotion
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
-from image_classifier.evaluation.bootstrap import percentiles, resample
+from image_classifier.evaluation.comparison import (
+    FEWEST,
+    Comparison,
+    difference,
+    read_pairs,
+    unseen,
+)
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
 from image_classifier.project.records import read_record
 
 if TYPE_CHECKING:
     from image_classifier.tracking.registry import Version
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Accuracies on the same test images, and the 95% bootstrap interval of their difference."""
-
-    champion_version: str
-    challenger: float
-    champion: float
-    difference_low: float
-    difference_high: float
 
 
 def promote(config: Config) -> None:
@@ -49,6 +42,7 @@ def promote(config: Config) -> None:
     evaluated = read_record(
         paths.EVALUATED, "evaluate",
         name=str, version=str, manifest_digest=str, classes=list[str], shortcuts=dict[str, str],
+        intervals=dict[str, Any], chance=dict[str, float], recalls=dict[str, Any],
     )  # fmt: skip
     metrics = read_record(paths.EVALUATE / paths.METRICS, "evaluate")
     if evaluated["manifest_digest"] != manifest_digest():
@@ -58,10 +52,12 @@ def promote(config: Config) -> None:
     with connection.require_mlflow():
         challenger = registry.get_version(evaluated["name"], evaluated["version"])
         with champion.one_at_a_time(challenger.name):
-            decision = decide(challenger, evaluated, metrics, config.promotion)
+            decision = decide(challenger, evaluated, metrics, config)
         new_file(paths.DECISION).write_text(json.dumps(decision, indent=2) + "\n")
         reasons = "; ".join(decision["reasons"])
         champion.log_decision(challenger, reasons or "champion", paths.DECISION)
+    if decision["comparison"]:
+        print(compared(decision["comparison"]))
     if not reasons:
         print(f"{challenger.uri} is champion.")
     elif decision["champion"]:
@@ -77,7 +73,7 @@ def decide(
     challenger: "Version",
     evaluated: Mapping[str, Any],
     metrics: Mapping[str, Any],
-    promotion: Promotion,
+    config: Config,
 ) -> dict[str, Any]:
     """Give a version the alias that it deserves; return the decision, ready for JSON."""
     from image_classifier.tracking import champion as aliases
@@ -87,20 +83,25 @@ def decide(
     if is_champion:
         champion = None  # nothing to compare with
 
-    unfit = below_minimums(metrics, len(evaluated["classes"]), promotion)
+    promotion = config.promotion
+    unfit = not_above_chance(evaluated, promotion.metric)
+    unfit += below_minimums(metrics, len(evaluated["classes"]), promotion)
+    unfit += unrecognised_classes(evaluated["recalls"], promotion.minimum_recall)
     unfit += unaccepted_shortcuts(evaluated["shortcuts"], promotion)
     if "rolled_back" in challenger.tags:
         unfit.append(f"it was rolled back on {challenger.tags['rolled_back']}")
     reasons, comparison = list(unfit), None
-    if champion and champion.tags.get("manifest_digest") != evaluated["manifest_digest"]:
-        reasons.append(
-            f"the champion, version {champion.version}, was trained on other data, so the two "
-            f"cannot be compared. To start again without a champion, remove its alias on the "
-            f"model's page in the MLflow UI"
-        )
-    elif champion:
-        comparison = compare(challenger, champion)
-        reasons += not_better(comparison)
+    if champion:
+        rows, test_images, reason = comparable_images(champion, evaluated, config)
+        if reason:
+            reasons.append(
+                f"it cannot be compared with the champion, version {champion.version}: {reason}. "
+                f"To start again without a champion, remove its alias on the model's page in the "
+                f"MLflow UI"
+            )
+        else:
+            comparison = compare(challenger, champion, rows, test_images, promotion.metric)
+            reasons += not_better(comparison)
 
     if not reasons:
         aliases.make_champion(challenger, champion)
@@ -114,6 +115,32 @@ def decide(
         "comparison": vars(comparison) if comparison else None,
         "reasons": reasons,
     }
+
+
+def not_above_chance(evaluated: Mapping[str, Any], metric: str) -> list[str]:
+    """Return as a sentence that the interval of the metric does not lie above chance."""
+    found, chance = evaluated["intervals"].get(metric), evaluated["chance"].get(metric)
+    if not found or chance is None or found["low"] is None or math.isnan(found["low"]):
+        return [f"test {metric} has no 95% interval; promotion.metric={metric} requires it"]
+    if found["low"] > chance:
+        return []
+    return [
+        f"test {metric} is {found['value']:.4f}, with the 95% interval {found['low']:.4f} to "
+        f"{found['high']:.4f}: not above chance, {chance:.4f} (promotion.metric={metric})"
+    ]
+
+
+def unrecognised_classes(recalls: Mapping[str, float | None], minimum: float) -> list[str]:
+    """Return as a sentence the classes whose recall is too small; a missing one is too small."""
+    low = {
+        label: "missing" if value is None else f"{value:.4f}"
+        for label, value in recalls.items()
+        if value is None or not value >= minimum
+    }
+    if not low:
+        return []
+    named = ", ".join(f"{label} {value}" for label, value in low.items())
+    return [f"test recall is below promotion.minimum_recall={minimum:g}: {named}"]
 
 
 def below_minimums(metrics: Mapping[str, Any], classes: int, promotion: Promotion) -> list[str]:
@@ -150,29 +177,83 @@ def unaccepted_shortcuts(found: Mapping[str, str], promotion: Promotion) -> list
     ]
 
 
-def compare(challenger: "Version", champion: "Version") -> Comparison:
-    """Score two versions on the test images of the manifest, each with its own threshold."""
-    rows = [row for row in read_manifest() if row.split == "test"]
-    ours, theirs = right_predictions(challenger, rows), right_predictions(champion, rows)
-    difference = ours.astype(float) - theirs
-    samples = resample([row.cluster for row in rows])
-    low, high = percentiles([difference[sample].mean() for sample in samples])
-    return Comparison(champion.version, float(ours.mean()), float(theirs.mean()), low, high)
+def comparable_images(
+    champion: "Version", evaluated: Mapping[str, Any], config: Config
+) -> tuple[list[ImageRow], int, str]:
+    """Return the test images that a champion has not seen.
+
+    Returns:
+        These images, the number of all test images, and why the two versions cannot be compared,
+        or an empty text.
+    """
+    from image_classifier.tracking import runs
+
+    rows = read_manifest()
+    test = [row for row in rows if row.split == "test"]
+    if champion.tags.get("manifest_digest") == evaluated["manifest_digest"]:
+        return test, len(test), ""
+    try:
+        with runs.manifest_of(champion.run_id) as file:
+            seen = read_manifest(file)
+    except InputError as error:  # also of an earlier release: never compared with too many images
+        return [], len(test), f"the images that it was trained with are not known ({error})"
+    left = unseen(rows, seen, read_pairs(), config.split.duplicate_distance)
+    missing = sorted(set(evaluated["classes"]) - {row.label for row in left})
+    if len(left) == len(test) or (len(left) >= FEWEST and not missing):
+        return left, len(test), ""
+    lacks = f", and none of {', '.join(missing)}" if missing else ""
+    return (
+        left,
+        len(test),
+        f"it has seen {len(test) - len(left)} of the {len(test)} test images or near duplicates of "
+        f"them. {len(left)} are left{lacks}; {FEWEST} are needed, with some of every class. Add "
+        f"test images",
+    )
 
 
-def right_predictions(version: "Version", rows: list[ImageRow]) -> npt.NDArray[np.bool_]:
-    """Return for which test images a version is right: bool array of shape (rows,)."""
+def compare(
+    challenger: "Version",
+    champion: "Version",
+    rows: Sequence[ImageRow],
+    test_images: int,
+    metric: str,
+) -> Comparison:
+    """Score two versions on the same test images, each with its own threshold."""
+    scores = difference(
+        metric, rows, predicted_classes(challenger, rows), predicted_classes(champion, rows)
+    )
+    return Comparison(champion.version, metric, len(rows), test_images - len(rows), *scores)
+
+
+def predicted_classes(version: "Version", rows: Sequence[ImageRow]) -> list[str]:
+    """Return the class that a version predicts for each image."""
     from image_classifier.tracking.verified_models import load_classifier
 
     classifier, _ = load_classifier(version.uri)
     outputs = []
     for path, output in classifier.probabilities_of_files([paths.RAW / row.path for row in rows]):
         if isinstance(output, UnreadableImage):
-            raise InputError(f"{path} can no longer be read: run `dvc repro -f -s split`.")
+            raise InputError(
+                f"version {version.version} cannot read {path} ({output}). If the file is damaged, "
+                f"run `dvc repro -f -s split`."
+            )
         outputs.append(output)
     names = classifier.metadata.classes
-    predicted = [names[choice] for choice in classifier.decide(np.stack(outputs))]
-    return np.array([name == row.label for name, row in zip(predicted, rows, strict=True)])
+    return [names[choice] for choice in classifier.decide(np.stack(outputs))]
+
+
+def compared(comparison: Mapping[str, Any]) -> str:
+    """Return on which images two versions were compared, as a sentence."""
+    text = (
+        f"Compared with the champion, version {comparison['champion_version']}, on "
+        f"{comparison['images']} test images"
+    )
+    if comparison["left_out"]:
+        text += (
+            f"; {comparison['left_out']} others are left out, because the champion has seen them "
+            f"or near duplicates of them"
+        )
+    return f"{text}."
 
 
 def not_better(comparison: Comparison) -> list[str]:
@@ -180,8 +261,9 @@ def not_better(comparison: Comparison) -> list[str]:
     if comparison.difference_low > 0:
         return []
     return [
-        f"it is not clearly better than the champion: accuracy {comparison.challenger:.4f}, "
-        f"champion (version {comparison.champion_version}) {comparison.champion:.4f} on the same "
-        f"test images. The 95% interval of the difference, {comparison.difference_low:+.4f} to "
+        f"it is not clearly better than the champion: {comparison.metric} "
+        f"{comparison.challenger:.4f}, champion (version {comparison.champion_version}) "
+        f"{comparison.champion:.4f} on the same {comparison.images} test images. The 95% interval "
+        f"of the difference, {comparison.difference_low:+.4f} to "
         f"{comparison.difference_high:+.4f}, is not above 0"
     ]

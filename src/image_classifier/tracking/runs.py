@@ -188,6 +188,25 @@ def run_id() -> str:
     return str(mlflow.active_run().info.run_id)
 
 
+@contextmanager
+def manifest_of(run_id: str) -> Iterator[Path]:
+    """Yield a copy of the manifest that a run was trained with.
+
+    Raises:
+        InputError: the store does not have it.
+    """
+    connection.connect()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = mlflow.MlflowClient().download_artifacts(run_id, "data/manifest.csv", folder)
+        except (MlflowException, OSError) as error:
+            raise InputError(
+                f"{connection.public_uri()} lacks data/manifest.csv of run {run_id}: "
+                f"{connection.describe(error)}"
+            ) from None
+        yield Path(file)
+
+
 def record_of(run_id: str, store: str | None = None) -> Record:
     """Return what a run recorded, in the store of this project or in another.
 

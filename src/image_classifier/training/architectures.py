@@ -6,6 +6,7 @@ import keras
 from keras import layers
 
 from image_classifier.config.schema import ArticleModel, CompactModel, Model, Optimizer
+from image_classifier.training.balanced_accuracy import BalancedAccuracy
 
 
 def build(
@@ -67,7 +68,7 @@ def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
 def compile_for_training(
     model: keras.Model, optimizer: Optimizer, steps: int, xla: bool = False
 ) -> None:
-    """Compile a model with its optimizer, the cross-entropy for its output, and accuracy.
+    """Compile a model with its optimizer, the cross-entropy for its output, and its metrics.
 
     Args:
         model: From `build`.
@@ -86,4 +87,5 @@ def compile_for_training(
         # categorical cross-entropy for integer labels instead of one-hot rows
         loss = keras.losses.SparseCategoricalCrossentropy()
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    model.compile(keras.optimizers.Adam(rate), loss=loss, metrics=[accuracy], jit_compile=xla)
+    metrics = [accuracy, BalancedAccuracy(max(2, model.output_shape[-1]))]
+    model.compile(keras.optimizers.Adam(rate), loss=loss, metrics=metrics, jit_compile=xla)

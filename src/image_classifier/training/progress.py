@@ -12,7 +12,8 @@ class Progress:
     """How far a training has come, in all its attempts.
 
     Attributes:
-        history: `loss`, `accuracy`, `val_loss` and `val_accuracy`, one value for each epoch.
+        history: `loss`, `accuracy` and `balanced_accuracy`, of training and, with `val_` before
+            the name, of validation; one value for each epoch.
         stopped: Whether the training ended before its last epoch.
         timings: Seconds spent so far; see `Timings`.
     """
@@ -56,8 +57,10 @@ class Progress:
         return {
             "best_val_loss": history["val_loss"][best - 1],
             "best_val_accuracy": history["val_accuracy"][best - 1],
+            "best_val_balanced_accuracy": history["val_balanced_accuracy"][best - 1],
             "train_accuracy": history["accuracy"][-1],
             "train_loss": history["loss"][-1],
             "val_accuracy": history["val_accuracy"][-1],
+            "val_balanced_accuracy": history["val_balanced_accuracy"][-1],
             "val_loss": history["val_loss"][-1],
         }

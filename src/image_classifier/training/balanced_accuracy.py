@@ -1,0 +1,39 @@
+"""Balanced accuracy as a metric of Keras, which has none."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class BalancedAccuracy(keras.metrics.Metric):
+    """The mean over the classes of the share of images that are recognised, 0 to 1.
+
+    Unlike accuracy, it cannot be raised by answering the largest class. A class without images does
+    not count.
+    """
+
+    def __init__(self, classes: int, name: str = "balanced_accuracy", **options: Any) -> None:
+        """Count for a number of classes; with two, the model has one output."""
+        super().__init__(name=name, **options)
+        self.classes = classes
+        self.right = self.add_weight(shape=(classes,), initializer="zeros", name="right")
+        self.images = self.add_weight(shape=(classes,), initializer="zeros", name="images")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch: integer labels, and probabilities of shape (images, outputs)."""
+        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        if y_pred.shape[-1] == 1:
+            predicted = ops.cast(ops.reshape(y_pred, (-1,)) >= 0.5, "int32")
+        else:
+            predicted = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        of_class = ops.one_hot(labels, self.classes)
+        right = ops.cast(ops.equal(labels, predicted), of_class.dtype)
+        self.right.assign_add(ops.sum(of_class * right[:, None], axis=0))
+        self.images.assign_add(ops.sum(of_class, axis=0))
+
+    def result(self) -> Any:
+        """Return the balanced accuracy of all batches since the last reset."""
+        known = ops.cast(self.images > 0, self.images.dtype)
+        recalls = self.right / ops.maximum(self.images, 1)
+        return ops.sum(recalls * known) / ops.maximum(ops.sum(known), 1)
