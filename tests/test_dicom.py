@@ -121,7 +121,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 kind = "MONOCHROME1" if index % 2 else "MONOCHROME2"
                 content = file(
                     4095 - plain if index % 2 else plain, kind,
-                    PatientID=f"{split}{label}{index // 8}", PatientName="Doe^Jane",
+                    PatientID=f"{split}{label}{index // 13}", PatientName="Doe^Jane",
                     SeriesInstanceUID=f"1.2.{index // 4}",
                 )  # fmt: skip
                 name = f"{index:02}" + (".dcm" if index % 3 else "")
