@@ -3,9 +3,12 @@
 import argparse
 import json
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from image_classifier.config.compose import PARAMS, config_of, load
 from image_classifier.errors import InputError
+from image_classifier.evaluation.model_card import HEADLINE, number, one_sided
 from image_classifier.project import paths
 
 
@@ -23,13 +26,16 @@ def run(arguments: argparse.Namespace) -> int:
     files = (
         paths.FETCHED,
         paths.SPLIT,
-        paths.EVALUATE / paths.METRICS,
+        paths.PREPARED,
+        paths.REPORT,
         paths.TRAIN / paths.RUN,
         paths.DECISION,
     )
     if missing := [str(path) for path in files if not path.is_file()]:
         raise InputError(f"{', '.join(missing)} not found: run `dvc repro`.")
-    fetched, split, metrics, trained, decision = (json.loads(path.read_text()) for path in files)
+    fetched, split, prepared, report, trained, decision = (
+        json.loads(path.read_text()) for path in files
+    )
 
     uri = f"models:/{decision['name']}/{decision['version']}"
     print(f"\nDataset     {config.dataset.name} from {fetched['source']}")
@@ -40,11 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
         unused.append(f"{split['skipped']} skipped, see {paths.SKIPPED}")
     if unused:
         print(wrapped("Not used    ", "; ".join(unused)))
-    for remark in split["remarks"]:
+    for remark in [*split["remarks"], *prepared["remarks"]]:
         print(wrapped("            ", remark))
     print(f"Model       {config.model.name}")
-    test = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    print(wrapped("Test        ", test))
+    print(wrapped("Test        ", ", ".join(test_metrics(report))))
+    for warning in one_sided(report):
+        print(wrapped("            ", warning))
     print(f"MLflow run  {trained['run_id']}")
     print(f"Registered  {uri}")
     if decision["champion"]:
@@ -64,6 +71,16 @@ Predict     image-classifier predict {paths.RAW} --model {uri}""")
             f"`make params` writes the defaults again."
         )
     return 0
+
+
+def test_metrics(report: Mapping[str, Any]) -> list[str]:
+    """Return each test metric, and beside the headline metrics what chance reaches."""
+    texts = []
+    for name, entry in report["test"].items():
+        chance = report["chance"].get(name) if name in HEADLINE else None
+        beside = "" if chance is None else f" (chance {number(chance)})"
+        texts.append(f"{name} {number(entry['value'])}{beside}")
+    return texts
 
 
 def wrapped(title: str, text: str) -> str:
