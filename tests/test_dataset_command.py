@@ -103,7 +103,7 @@ def test_groups_are_guessed_from_names_and_folders(
             Image.fromarray(pixels).save(path)
     output = project.command("dataset", str(tmp_path / "set"))
     if groups:
-        assert re.search(rf"Groups: {groups} .* in the paths of 72 of 72 images", output)
+        assert re.search(rf"Groups: the paths of 72 of 72 images name {groups} groups", output)
         assert written(project, "set")["group_pattern"]
     else:
         assert "Groups: none found in the paths" in output
@@ -240,7 +240,7 @@ def test_no_group_is_guessed_that_would_empty_the_datasets_own_test_split(
             for index in range(15):
                 draw(tmp_path / "set" / split / label, 2, f"{index}_{{}}.png")
     output = project.command("dataset", str(tmp_path / "set"))
-    assert "Numbered series with the same name seem to be in two splits of the dataset" in output
+    assert "The same name (numbered series) occurs in two splits of the dataset" in output
     assert "group_pattern" not in written(project, "set")
 
 

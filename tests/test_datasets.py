@@ -18,6 +18,7 @@ def test_two_lines_from_a_folder_of_three_classes_to_a_champion(
         ("config.yaml", "width: 200", "width: 48"),
         ("optimizer/adam_cosine.yaml", "learning_rate: 0.005", "learning_rate: 0.01"),
         ("promotion/default.yaml", "minimum_accuracy: 0.85", "minimum_accuracy: 0"),
+        ("promotion/default.yaml", "minimum_recall: 0.25", "minimum_recall: 0"),
     ):
         path = project.folder / "conf" / file
         assert before in path.read_text()

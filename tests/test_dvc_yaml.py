@@ -23,6 +23,7 @@ EXEMPT = {
     "errors": "texts of messages",
     "config.compose": "DVC compares the settings themselves: the stage's params",
     "config.messages": "texts of messages",
+    "data.unreadable": "the class of an error",
     "config.schema": "types and ranges: DVC compares the settings themselves",
     "project.digests": "a digest of the same content never changes",
     "project.files": "how files are written, not what is in them",
@@ -36,8 +37,8 @@ EXEMPT = {
 # ... and for single stages
 FINDS = "tells images from other files and from masks; their pixels play no part"
 EXEMPT_OF_STAGE = {
-    "fetch": {"data.images": FINDS},
-    "external": {"data.images": FINDS},
+    "fetch": {"data.images": FINDS, "data.depth": FINDS, "data.dicom": FINDS},
+    "external": {"data.images": FINDS, "data.depth": FINDS, "data.dicom": FINDS},
     "split": {"config.git_address": "checks an address that this stage does not use"},
     "prepare": {
         "config.git_address": "checks an address that this stage does not use",
@@ -47,6 +48,8 @@ EXEMPT_OF_STAGE = {
         "config.git_address": "checks an address that this stage does not use",
         "data.labels": "imported for the names of the splits",
         "data.images": "build/prepare has the pixels; the model stores the decoder's version",
+        "data.depth": "build/prepare has the pixels; the model stores the decoder's version",
+        "data.dicom": "build/prepare has the pixels; the model stores the decoder's version",
         "data.manifest": "reads build/split",
         "tracking.epoch_logger": "what MLflow's pages show",
         "training.identity": "decides when a training continues, not how",
@@ -64,7 +67,6 @@ EXEMPT_OF_STAGE = {
         "config.git_address": "checks an address that this stage does not use",
         "data.dataset": "imported for its type",
         "data.labels": "imported for the names of the splits",
-        "evaluation.metrics": "imported by the bootstrap, for intervals that are not used here",
         "serving.prediction": "imported by what stores a model, which this stage does not",
         "serving.pyfunc_model": "imported by what stores a model, which this stage does not",
         "tracking.stored_models": "downloads the files that verified_models checks",

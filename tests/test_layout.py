@@ -15,6 +15,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.labels import read_labels
 from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.stages import split as split_stage
 from image_classifier.stages.fetch import fetch
 
 
@@ -99,7 +100,9 @@ def test_a_class_that_contains_folders_beside_classes_that_do_not_is_said(
 ):
     draw_all("dog/brown", "dog/black", "cat")
     fetch(settings())
-    assert "dog contains the folders black, brown: all of them are" in capsys.readouterr().out
+    assert (
+        "dog contains the folders black, brown. All images in them get" in capsys.readouterr().out
+    )
 
 
 def test_class_folders_may_lie_deeper(empty_project: Path):
@@ -278,6 +281,7 @@ def test_unequal_classes_are_said(empty_project: Path, capsys: pytest.CaptureFix
     draw("cat", 3)
     draw("dog", 30)
     fetch(settings())
+    split_stage.split(settings())
     assert "The classes are unequal: 30 dog, 3 cat" in capsys.readouterr().out
 
 

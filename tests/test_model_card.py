@@ -39,7 +39,7 @@ def test_a_suspected_shortcut_is_reported_with_its_leading_feature(report: dict)
         "leading": "bytes per pixel",
     }
     report["shortcuts"] = ["metadata"]
-    warning = "the metadata probe reaches 100.0% (mainly by bytes per pixel)"
+    warning = "the balanced accuracy of the metadata probe is 100.0% (mainly by bytes per pixel)"
     assert warning in model_card.write(report)
     assert warning in model_card.summary(report)
 

@@ -105,6 +105,7 @@ def evaluated(
             "balanced_accuracy": {"value": np.mean(recalls), "low": low, "high": 1.0}
         },
         "chance": {"balanced_accuracy": 0.5},
+        "duplicate_distance": 58,
         "recalls": dict(zip(chosen.classes, recalls, strict=True)),
     }  # fmt: skip
     paths.EVALUATE.mkdir(parents=True, exist_ok=True)
@@ -288,7 +289,7 @@ def test_too_few_unseen_images_are_refused_with_their_number(
     write_manifest(rows)
     evaluated(name, 0.5)
     (reason,) = decide(name)["reasons"]
-    assert "it has seen 70 of the 80 test images or near duplicates of them. 10 are left" in reason
+    assert "has seen 70 of the 80 test images, or near duplicates of them. 10 are left" in reason
     assert "10 are left; 20 are needed" in reason
     assert champion(registry, name) == first
 

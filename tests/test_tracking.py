@@ -67,7 +67,7 @@ def test_an_epoch_that_a_killed_attempt_logged_is_not_logged_again(tmp_path: Pat
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     mlflow.set_tracking_uri(client.tracking_uri)
     run_id = client.create_run(client.create_experiment("x")).info.run_id
-    values = {"loss": [2.0, 1.0], "accuracy": [0.5, 0.5]}
+    values = {"loss": [2.0, 1.0], "accuracy": [0.5, 0.5], "balanced_accuracy": [0.5, 0.5]}
     history = values | {f"val_{name}": value for name, value in values.items()}
     training = compose.config_of().training
     for _ in range(2):

@@ -91,7 +91,7 @@ class Classifier:
         if metadata.decoder != images.DECODER_VERSION:
             logging.getLogger(__name__).warning(
                 "This model was trained with another version of the image decoder (%s, now %s): "
-                "pixels may differ. Train it again: `dvc repro -f -s train`.",
+                "pixels may differ. To train it again: `dvc repro`.",
                 metadata.decoder,
                 images.DECODER_VERSION,
             )

@@ -166,7 +166,10 @@ def test_a_misspelled_key_is_refused_with_the_nearest_valid_key():
     ("overrides", "message"),
     [
         (["model=article", "image.height=8", "model.filters=[1,1,1,1]"], "must be at least 16"),
-        (["training.monitor=val_recall"], r"training\.monitor: .*'val_accuracy' or 'val_loss'"),
+        (
+            ["training.monitor=val_recall"],
+            r"training\.monitor: .*'val_balanced_accuracy' or 'val_loss'",
+        ),
         (["dataset.url=https://example.com/x.git"], r"dataset: give either path .* or url"),
         (["dataset.path=null"], r"dataset: give either path .* or url"),
         (["dataset.group_pattern='('"], r"dataset\.group_pattern: .*is not a regular expression"),

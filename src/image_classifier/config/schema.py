@@ -227,8 +227,8 @@ class Augmentation(Section):
         "the whole image. 0: off."
     )
     aspect: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="Changes the aspect ratio of the part that `crop` cuts out by a factor from "
-        "1 - aspect to 1 / (1 - aspect). 0: off."
+        description="Multiplies the aspect ratio of the part that `crop` cuts out by a random "
+        "factor from 1 - aspect to 1 / (1 - aspect). 0: off."
     )
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Scales contrast by a factor from 1 - contrast to 1 + contrast. 0: off."

@@ -65,8 +65,9 @@ def identifying_tags(example: str, number: int) -> str:
     """Return a remark on files with tags that may identify a person."""
     return (
         f"{number} DICOM files have tags that may identify a person, such as PatientName, e.g. "
-        f"{example}. `fetch` copies the files as they are to build/raw and DVC's cache: remove the "
-        f"tags first if others can read these, or the server that they are pushed to."
+        f"{example}. `fetch` copies the files as they are to build/raw and DVC's cache. If other "
+        f"people can read these, or the DVC remote that you push to, remove the tags from the "
+        f"files first."
     )
 
 

@@ -285,8 +285,9 @@ def _add_classes(tree: _Tree, split: str, source: str, labels: Labels) -> None:
         parts = {name for name in child.folders if not IDENTIFIER.fullmatch(name)} - PARTS
         if len(parts) > 1 and not child.direct and any(c.direct for c in tree.folders.values()):
             labels.notes.append(
-                f"{'/'.join(child.prefix)} contains the folders {_names(parts)}: all of them are "
-                f"the class {label}. If they are classes, move them beside the other classes."
+                f"{'/'.join(child.prefix)} contains the folders {_names(parts)}. All images in "
+                f"them get the class {label}. If these are classes of their own, move them beside "
+                f"the other classes."
             )
         labels.images += [LabelledImage(path, label, split, "", source) for path in child.paths()]
     _unused(tree.direct, IN_NO_CLASS, labels)

@@ -145,7 +145,7 @@ def find_leaks(
             kind, path = (
                 stays[0]
                 if stays
-                else ("connected through other duplicates", images[partners[index][0][1]].path)
+                else ("connected to a duplicate there through", images[partners[index][0][1]].path)
             )
             leaking[index] = f"leaks: {kind}, {path}"
     return leaking

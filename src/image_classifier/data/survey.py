@@ -355,7 +355,7 @@ def choose_labels(result: Survey) -> None:
     if any(label != name for label, name in classes.items()):
         reasons.append("labels that differ only in case, spaces or encoding are merged")
     if foreign:
-        reasons.append(f"training has no images of {', '.join(sorted(foreign))}")
+        reasons.append(f"left out, because training has none: {', '.join(sorted(foreign))}")
     if rare:
         reasons.append(
             f"left out, with fewer than {FEWEST} images or several labels at once: "
@@ -473,16 +473,17 @@ def guess_groups(result: Survey) -> None:
         if not (repeats and enough and small):
             if what != "numbered series" and len(groups) > 1 and matched > 0.9 * len(images):
                 result.findings.append(
-                    f"The paths name {len(groups)} {what}, e.g. {min(groups)}: too few, or too "
-                    f"large, to keep each in one split. So images of one may be in training and "
-                    f"in test; then the test metrics are too optimistic."
+                    f"The paths seem to name {len(groups)} groups ({what}), e.g. {min(groups)}. "
+                    f"They are too few or too large to keep each in one split. So images of the "
+                    f"same group may be in training and in test, and the test metrics may be too "
+                    f"optimistic."
                 )
             continue
         if any(len(splits) > 1 for splits in places.values()):
             result.findings.append(
-                f"{what.capitalize()} with the same name seem to be in two splits of the dataset. "
-                f"If the same name means the same one, set dataset.group_pattern={pattern}. Their "
-                f"images are then left out of validation and test."
+                f"The same name ({what}) occurs in two splits of the dataset. If it means the same "
+                f"one in both, set dataset.group_pattern={pattern}. The images with this name are "
+                f"then left out of the later split."
             )
             continue  # a wrong guess would leave out the dataset's own test images
         if not restarts and (best is None or matched > best[0]):
@@ -491,8 +492,8 @@ def guess_groups(result: Survey) -> None:
         matched, what, pattern, number = best
         result.settings["group_pattern"] = pattern
         result.guesses["group_pattern"] = (
-            f"{number} {what} in the paths of {matched} of {len(images)} images; they stay "
-            f"together in one split"
+            f"the paths of {matched} of {len(images)} images name {number} groups ({what}); the "
+            f"images of each group stay in one split"
         )
 
 
@@ -505,7 +506,7 @@ def guess_positive(classes: Sequence[str], counts: Counter[str]) -> tuple[str, s
         positive = next(label for label in classes if label != negative[0])
         return positive, f"{negative[0]} sounds like the negative class"
     positive = min(classes, key=lambda label: (counts[label], label))
-    return positive, "the names do not show which class is positive: the smaller one"
+    return positive, "the names do not show which class is positive, so it is the smaller one"
 
 
 def describe(folder: Path, result: Survey) -> None:
@@ -524,8 +525,8 @@ def describe(folder: Path, result: Survey) -> None:
         lines.append("The dataset has no splits: validation and test are chosen at random.")
     elif missing := [name for name in ("validation", "test") if name not in counts]:
         lines.append(
-            f"There is no {' and no '.join(missing)} split: it will be taken from the training "
-            f"images."
+            f"There is no {' and no '.join(missing)} split: the images for it will be taken from "
+            f"training."
         )
     (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
     if most >= 3 * fewest:
@@ -583,8 +584,8 @@ def describe_files(folder: Path, images: Sequence[LabelledImage]) -> list[str]:
         small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
         shapes = [f"{number} {name}" for name, number in (formats + modes).most_common()]
         lines.append(
-            f"Of {len(sample)} opened: {', '.join(shapes)}; {small[0]} x {small[1]} to "
-            f"{large[0]} x {large[1]} pixels."
+            f"A sample of {len(sample)} images was opened: {', '.join(shapes)}; "
+            f"{small[0]} x {small[1]} to {large[0]} x {large[1]} pixels."
         )
         ratios = [max(w / h, h / w) for w, h in sizes]
         if sum(ratio > 3 for ratio in ratios):
@@ -608,8 +609,8 @@ def describe_files(folder: Path, images: Sequence[LabelledImage]) -> list[str]:
         )
     if named := sorted(find_masks([image.path for image in images], lambda _: True)):
         lines.append(
-            f"{len(named)} images are used, although they are named like masks of other images, "
-            f"e.g. {named[0]}, because they have many colours."
+            f"{len(named)} images have names like masks, e.g. {named[0]}. They are used all the "
+            f"same, because masks have few colours and these have many."
         )
     if 0 < len(flat) < len(sample):
         lines.append(

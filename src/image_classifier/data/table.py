@@ -176,8 +176,8 @@ def check_header(table: Table, finder: "Finder") -> None:
     for name in table.header:
         if finder.find(name):
             raise InputError(
-                f"{table.name}: the first line names the image {name}. Add a line with the names "
-                f"of the columns before it, such as path,label."
+                f"{table.name}: the first line names the image {name}, so the table has no header. "
+                f"Add a first line with the names of the columns, such as path,label."
             )
 
 
@@ -282,7 +282,7 @@ def chosen_columns(table: Table, source: ImageSource) -> Columns:
             if name != kind:  # not the default
                 raise InputError(
                     f"{table.name} has no column {name}. It has {', '.join(table.header)}: set "
-                    f"dataset.{kind}_column, or null for none."
+                    f"dataset.{kind}_column to one of them, or to null if there is none."
                 )
             name = None
         optional[kind] = name
@@ -385,10 +385,10 @@ def split_in(row: dict[str, str], column: str) -> SplitName | None:
 def no_match_message(table: Table, columns: Columns, images: Sequence[str]) -> str:
     """Return the message for a table none of whose rows names an image."""
     example = table.rows[0][columns.path] if table.rows else "nothing"
-    image = f"such as {images[0]}" if images else "but none was found"
     return (
         f"No row of {table.name} names an image: the column {columns.path} has {example}, the "
-        f"images have paths {image}. Set dataset.path_column to the right column."
+        f"images have paths such as {images[0] if images else 'none'}. Set dataset.path_column to "
+        f"the right column."
     )
 
 

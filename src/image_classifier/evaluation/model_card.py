@@ -104,7 +104,7 @@ def test_metrics(report: Mapping[str, Any]) -> str:
     images = sum(map(sum, report["confusion"]))
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     parts = [
-        f"On {images} test images; 95% bootstrap intervals, resampled by {drawn}.\n",
+        f"On {images} test images; 95% intervals from a bootstrap, resampled by {drawn}.\n",
         table(["metric", "value", "95% interval", "chance"], rows),
         "",
         *(f"**{warning}**\n" for warning in one_sided(report)),
@@ -189,8 +189,9 @@ def shortcuts(report: Mapping[str, Any]) -> str:
     else:
         verdict = "No probe suggests a shortcut."
     return (
-        f"Probes are classifiers that see only the file metadata, or only the border, trained and "
-        f"tested on the same split. Balanced accuracy: chance {chance:.3f}, the model "
+        f"Probes are classifiers that see only the file metadata, or only the border, trained "
+        f"on the same training images and tested on the same test images as the model. "
+        f"Balanced accuracy: chance {chance:.3f}, the model "
         f"{model:.3f}.\n\n"
         + table(["probe", "balanced accuracy", "(probe - chance) / (model - chance)"], rows)
         + f"\n\n{verdict}"
@@ -200,14 +201,14 @@ def shortcuts(report: Mapping[str, Any]) -> str:
 def shortcut_warning(report: Mapping[str, Any]) -> str:
     """Return in one sentence that the model may use a shortcut."""
     suspicious = " and ".join(
-        f"the {probe['name']} probe reaches {probe['balanced_accuracy']:.1%}"
+        f"the balanced accuracy of the {probe['name']} probe is {probe['balanced_accuracy']:.1%}"
         + (f" (mainly by {probe['leading']})" if probe["leading"] else "")
         for probe in report["probes"]
         if probe["suspicious"]
     )
     return (
-        f"Possible shortcut: {suspicious} balanced accuracy, the model "
-        f"{report['test']['balanced_accuracy']['value']:.1%}. So this value does not show "
+        f"Possible shortcut: {suspicious}, that of the model "
+        f"{report['test']['balanced_accuracy']['value']:.1%}. So the model's value does not show "
         f"that the model uses the content of the images."
     )
 
@@ -231,8 +232,8 @@ def limits() -> str:
     return (
         "For experiments with image classification, on images from the same source as the training "
         "images. Not a medical device: do not use it for a diagnosis or for any decision about a "
-        "person. The intervals cover the random choice of these test images, not images from other "
-        "sources."
+        "person. The intervals show only how much the values could vary with other test images of "
+        "the same source. They say nothing about images from other sources."
     )
 
 

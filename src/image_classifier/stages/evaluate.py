@@ -95,6 +95,7 @@ def evaluate(config: Config) -> None:
         "shortcuts": {name: report["probe_descriptions"][name] for name in report["shortcuts"]},
         "intervals": report["test"],
         "chance": report["chance"],
+        "duplicate_distance": config.split.duplicate_distance,
         "recalls": {
             label: entry["recall"]["value"] for label, entry in report["classes_test"].items()
         },

@@ -52,7 +52,7 @@ def promote(config: Config) -> None:
     with connection.require_mlflow():
         challenger = registry.get_version(evaluated["name"], evaluated["version"])
         with champion.one_at_a_time(challenger.name):
-            decision = decide(challenger, evaluated, metrics, config)
+            decision = decide(challenger, evaluated, metrics, config.promotion)
         new_file(paths.DECISION).write_text(json.dumps(decision, indent=2) + "\n")
         reasons = "; ".join(decision["reasons"])
         champion.log_decision(challenger, reasons or "champion", paths.DECISION)
@@ -73,7 +73,7 @@ def decide(
     challenger: "Version",
     evaluated: Mapping[str, Any],
     metrics: Mapping[str, Any],
-    config: Config,
+    promotion: Promotion,
 ) -> dict[str, Any]:
     """Give a version the alias that it deserves; return the decision, ready for JSON."""
     from image_classifier.tracking import champion as aliases
@@ -83,7 +83,6 @@ def decide(
     if is_champion:
         champion = None  # nothing to compare with
 
-    promotion = config.promotion
     unfit = not_above_chance(evaluated, promotion.metric)
     unfit += below_minimums(metrics, len(evaluated["classes"]), promotion)
     unfit += unrecognised_classes(evaluated["recalls"], promotion.minimum_recall)
@@ -92,7 +91,7 @@ def decide(
         unfit.append(f"it was rolled back on {challenger.tags['rolled_back']}")
     reasons, comparison = list(unfit), None
     if champion:
-        rows, test_images, reason = comparable_images(champion, evaluated, config)
+        rows, test_images, reason = comparable_images(champion, evaluated)
         if reason:
             reasons.append(
                 f"it cannot be compared with the champion, version {champion.version}: {reason}. "
@@ -178,7 +177,7 @@ def unaccepted_shortcuts(found: Mapping[str, str], promotion: Promotion) -> list
 
 
 def comparable_images(
-    champion: "Version", evaluated: Mapping[str, Any], config: Config
+    champion: "Version", evaluated: Mapping[str, Any]
 ) -> tuple[list[ImageRow], int, str]:
     """Return the test images that a champion has not seen.
 
@@ -197,7 +196,7 @@ def comparable_images(
             seen = read_manifest(file)
     except InputError as error:  # also of an earlier release: never compared with too many images
         return [], len(test), f"the images that it was trained with are not known ({error})"
-    left = unseen(rows, seen, read_pairs(), config.split.duplicate_distance)
+    left = unseen(rows, seen, read_pairs(), evaluated["duplicate_distance"])
     missing = sorted(set(evaluated["classes"]) - {row.label for row in left})
     if len(left) == len(test) or (len(left) >= FEWEST and not missing):
         return left, len(test), ""
@@ -205,9 +204,9 @@ def comparable_images(
     return (
         left,
         len(test),
-        f"it has seen {len(test) - len(left)} of the {len(test)} test images or near duplicates of "
-        f"them. {len(left)} are left{lacks}; {FEWEST} are needed, with some of every class. Add "
-        f"test images",
+        f"the champion has seen {len(test) - len(left)} of the {len(test)} test images, or near "
+        f"duplicates of them. {len(left)} are left{lacks}; {FEWEST} are needed, with some of "
+        f"every class. Add test images",
     )
 
 

@@ -281,8 +281,9 @@ def remark_on_scenes(
     ]
     if in_one_place:
         remarks.append(
-            f"{in_one_place} pairs of similar images are in two classes and differ mainly in one "
-            f"place: they are kept in one split, and count as different images."
+            f"In {in_one_place} pairs of similar images, the two images have different classes and "
+            f"differ mainly in one place. They count as different images, but each pair stays in "
+            f"one split."
         )
     return remarks
 
