@@ -4,11 +4,13 @@ To write pixels.json again after a wanted change: `python tests/test_odd_images.
 """
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from image_classifier.data.images import DECODER_VERSION, Pixels, Rendering, decode
 from image_classifier.data.unreadable import UnreadableImage
@@ -66,6 +68,19 @@ def test_a_jpeg_that_lacks_a_part_is_refused(name: str, cut: int, end: bytes):
     content = (FOLDER / name).read_bytes()[: -cut - 1] + end
     with pytest.raises(UnreadableImage, match=r"a part of it is missing|it is damaged"):
         decode(content, Rendering(24, 24, 3))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_every_jpeg_that_lacks_only_its_end_marker_is_read(progressive: bool):
+    """Pillow reads some of them by itself, by chance, and refuses the others."""
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        noise = Image.fromarray(generator.integers(0, 255, (30, 30), dtype=np.uint8))
+        buffer = io.BytesIO()
+        large = noise.resize((120, 120), Image.Resampling.NEAREST)
+        large.save(buffer, "JPEG", quality=90, progressive=progressive)
+        whole, rendering = buffer.getvalue(), Rendering(120, 120, 1)
+        assert (decode(whole[:-2], rendering) == decode(whole, rendering)).all()
 
 
 if __name__ == "__main__":

@@ -220,8 +220,7 @@ def _load(
             image = _decoded(content, mode, size)
         elif content.startswith(START_OF_JPEG):
             # it may lack its end marker only; with one, libjpeg fills what is missing
-            content += END_OF_JPEG
-            image = _decoded(content, mode, size)
+            image = _decoded(content + END_OF_JPEG, mode, size)
         else:
             raise
     if content.startswith(START_OF_JPEG) and not complete:
@@ -266,6 +265,7 @@ def refuse_incomplete_jpeg(content: bytes) -> None:
 
     libjpeg only warns of it, and Pillow does not pass the warning on; simplejpeg does.
     """
+    content += END_OF_JPEG  # nothing but the end marker may be missing
     try:
         colours = simplejpeg.decode_jpeg_header(content)[2]
         simplejpeg.decode_jpeg(
