@@ -37,7 +37,7 @@ def values(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     bounds = {
         "minimum": "from",
         "exclusiveMinimum": "above",
-        "maximum": "to",
+        "maximum": "up to",
         "exclusiveMaximum": "and below",
     }
     given = [f"{text} {entry[key]}" for key, text in bounds.items() if key in entry]

@@ -240,7 +240,7 @@ def test_no_group_is_guessed_that_would_empty_the_datasets_own_test_split(
             for index in range(15):
                 draw(tmp_path / "set" / split / label, 2, f"{index}_{{}}.png")
     output = project.command("dataset", str(tmp_path / "set"))
-    assert "The same name (numbered series) occurs in two splits of the dataset" in output
+    assert "Some names in the paths (numbered series) occur in more than one split" in output
     assert "group_pattern" not in written(project, "set")
 
 

@@ -218,7 +218,7 @@ def test_a_suspected_shortcut_is_refused_unless_accepted_by_name(
     version = evaluated(name, 0.5, shortcuts={"metadata": "the files", "border": "the border"})
     for overrides in ([], ["promotion.accept_shortcuts=[metadata]"]):
         (reason,) = decide(name, *overrides)["reasons"]
-        assert "sees only the files, or only the border" in reason
+        assert "of the probe metadata and of the probe border is suspiciously high" in reason
         assert "promotion.accept_shortcuts=[metadata,border]" in reason
     assert decide(name, "promotion.accept_shortcuts=[metadata,border]")["champion"]
     assert champion(registry, name) == version

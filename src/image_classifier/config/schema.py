@@ -174,7 +174,7 @@ class Split(Section):
     )
     test_fraction: Fraction = Field(
         description="Share of all images that becomes the test split. Used only when the dataset "
-        "has no test/ folder."
+        "has no test split of its own."
     )
     seed: Seed = Field(description="Seed of the random split.")
     leaks: Literal["drop", "stop"] = Field(

@@ -142,12 +142,13 @@ def find_leaks(
                 for kind, other in partners[index]
                 if order[images[other].found.split or "train"] == home[component]
             ]
-            kind, path = (
-                stays[0]
-                if stays
-                else ("connected to a duplicate there through", images[partners[index][0][1]].path)
-            )
-            leaking[index] = f"leaks: {kind}, {path}"
+            if stays:
+                leaking[index] = f"leaks: {stays[0][0]}, {stays[0][1]}"
+            else:
+                leaking[index] = (
+                    f"leaks: belongs, with {images[partners[index][0][1]].path}, to a chain of "
+                    f"duplicates or groups that reaches into {SPLITS[home[component]]}"
+                )
     return leaking
 
 

@@ -380,7 +380,10 @@ def complete_splits(result: Survey) -> None:
         )
         if "table" in result.settings:
             result.settings["split_column"] = None
-            result.guesses["split_column"] = why
+            result.guesses["split_column"] = (
+                f"the table's {split} has no images of {', '.join(sorted(missing)[:5])}, so its "
+                f"splits are not used"
+            )
             result.labels.images = [replace(image, split="") for image in result.labels.images]
             return
         places = {folder_of_split(image) for image in own}
@@ -481,9 +484,10 @@ def guess_groups(result: Survey) -> None:
             continue
         if any(len(splits) > 1 for splits in places.values()):
             result.findings.append(
-                f"The same name ({what}) occurs in two splits of the dataset. If it means the same "
-                f"one in both, set dataset.group_pattern={pattern}. The images with this name are "
-                f"then left out of the later split."
+                f"Some names in the paths ({what}) occur in more than one split of the dataset. If "
+                f"such a name means the same one in each split, set "
+                f"dataset.group_pattern={pattern}. Its images then stay only in the first of these "
+                f"splits, in the order train, validation, test."
             )
             continue  # a wrong guess would leave out the dataset's own test images
         if not restarts and (best is None or matched > best[0]):

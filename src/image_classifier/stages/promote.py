@@ -170,9 +170,9 @@ def unaccepted_shortcuts(found: Mapping[str, str], promotion: Promotion) -> list
     if not set(found) - set(promotion.accept_shortcuts):
         return []
     return [
-        f"possible shortcut: a classifier that sees only {', or only '.join(found.values())} is "
-        f"nearly as accurate as the model (to promote anyway, set "
-        f"promotion.accept_shortcuts=[{','.join(found)}])"
+        f"possible shortcut: the balanced accuracy of the probe {' and of the probe '.join(found)} "
+        f"is suspiciously high, compared with the model's (see the model card). To promote anyway, "
+        f"set promotion.accept_shortcuts=[{','.join(found)}]"
     ]
 
 
