@@ -67,8 +67,9 @@ def measure_epochs(
     config = config.model_copy(update={"training": training})
     temporary = tempfile.TemporaryDirectory()
     folder = Path(temporary.name)
-    ours = fit.compiled_model(config, dataset)
-    pure = fit.compiled_model(config, dataset)
+    (phase,) = fit.phases(config)
+    ours = fit.compiled_model(config, dataset, phase)
+    pure = fit.compiled_model(config, dataset, phase)
     theirs = article.model(config, dataset)
     train, validation = in_memory(dataset, "train"), in_memory(dataset, "validation")
     generators = [
@@ -84,7 +85,7 @@ def measure_epochs(
             EpochLogger(run_id, progress, training),
             clock,
         ]
-        fit.fit(ours, dataset, config, progress, callbacks)
+        fit.fit(ours, dataset, config, phase, progress, callbacks)
         return clock.seconds_per_epoch()
 
     def fit_pure() -> float:

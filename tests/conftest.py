@@ -52,6 +52,12 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
+def architecture(name: str) -> list[str]:
+    """Return the overrides for a model; without pretrained weights, which would be downloaded."""
+    random = ["model.backbone=MobileNetV2", "model.weights=null"]
+    return [f"model={name}", *(random if name == "pretrained" else [])]
+
+
 class Project:
     """A clone of this repository in a folder of its own, and commands run in it."""
 

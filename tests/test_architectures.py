@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import choices
+from conftest import architecture, choices
 from image_classifier.config import compose, schema
 from image_classifier.training import architectures
 from image_classifier.training.balanced_accuracy import BalancedAccuracy
 
-CONSTANT = schema.Optimizer(name="adam", learning_rate=0.001, schedule="constant")
+CONSTANT = schema.Optimizer(name="adam", weight_decay=0, learning_rate=0.001, schedule="constant")
 
 
 def build(*overrides: str, classes: int = 2) -> keras.Model:
@@ -36,7 +36,7 @@ def test_the_articles_model_has_the_articles_parameters_and_layers():
 @pytest.mark.parametrize("name", choices("model"))
 @pytest.mark.parametrize("classes", [2, 5])
 def test_two_classes_give_one_probability_and_more_give_one_each(name: str, classes: int):
-    model = build(f"model={name}", "image.height=32", "image.width=40", classes=classes)
+    model = build(*architecture(name), "image.height=32", "image.width=40", classes=classes)
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 40, 3), dtype=np.uint8)
     outputs = model.predict(images, verbose=0)
     assert outputs.shape == (3, 1 if classes == 2 else 5)
@@ -63,7 +63,7 @@ def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
 
 def test_a_cosine_schedule_falls_to_zero_over_the_training():
     model = build("image.height=32", "image.width=32")
-    cosine = schema.Optimizer(name="adam", learning_rate=0.01, schedule="cosine")
+    cosine = schema.Optimizer(name="adam", weight_decay=0, learning_rate=0.01, schedule="cosine")
     architectures.compile_for_training(model, cosine, steps=4)
     rates = []
     for _ in range(4):

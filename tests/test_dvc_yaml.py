@@ -60,6 +60,7 @@ EXEMPT_OF_STAGE = {
     "evaluate": {
         "config.git_address": "checks an address that this stage does not use",
         "training.devices": "imported by training.resume",
+        "training.backbones": "imported by training.identity",
         "training.identity": "imported by training.resume",
         "training.resume": "removes the state of the training",
     },

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from conftest import choices
+from conftest import architecture, choices
 from image_classifier import classifier
 from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
@@ -79,7 +79,7 @@ def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Clas
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_model_can_be_explained_for_every_class(name: str, classes: int):
     settings = compose.typed(
-        compose.compose([f"model={name}", "image.height=32", "image.width=40"])
+        compose.compose([*architecture(name), "image.height=32", "image.width=40"])
     )
     labels = [str(i) for i in range(classes)]
     model = classifier.Classifier(

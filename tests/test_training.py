@@ -15,7 +15,7 @@ from image_classifier.errors import InputError
 from image_classifier.sweeps import job
 from image_classifier.training import devices, fit, identity
 from image_classifier.training.checkpoint import Checkpoint
-from image_classifier.training.epoch_file import restore
+from image_classifier.training.epoch_file import latest
 from image_classifier.training.progress import Progress
 
 TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.epochs=2"]
@@ -34,11 +34,12 @@ def train(
     """Fit a new model, or continue with the epochs in a folder, as the stage train does."""
     folder.mkdir(exist_ok=True)
     devices.configure(settings.training)
-    model = fit.compiled_model(settings, dataset)
-    progress = restore(model, folder, settings.training)
-    stoppers = fit.stoppers(settings.training)
-    checkpoint = Checkpoint(folder, settings.training, progress, stoppers)
-    fit.fit(model, dataset, settings, progress, [*stoppers, checkpoint, *more])
+    progress, _ = latest(folder, settings.training)
+    for phase in fit.remaining(settings, progress):
+        model = fit.model_of(settings, dataset, phase, folder, progress)
+        stoppers = fit.stoppers(settings.training)
+        checkpoint = Checkpoint(folder, settings.training, progress, stoppers)
+        fit.fit(model, dataset, settings, phase, progress, [*stoppers, checkpoint, *more])
     return progress
 
 
@@ -157,13 +158,14 @@ settings = compose.load()
 prepared = dataset.load_prepared(settings)
 folder, progress = pathlib.Path(sys.argv[1]), progress.Progress()
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = fit.compiled_model(settings, prepared)
+    (phase,) = fit.phases(settings)
+    model = fit.compiled_model(settings, prepared, phase)
 checkpoint = Checkpoint(folder, settings.training, progress)
-fit.fit(model, prepared, settings, progress, [checkpoint])
+fit.fit(model, prepared, settings, phase, progress, [checkpoint])
 loss = progress.history["loss"]
 print("epochs", len(loss), "loss falls", loss[1] < loss[0])
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    again = fit.compiled_model(settings, prepared)
+    again = fit.compiled_model(settings, prepared, phase)
     print("kept", fit.best_model(settings, prepared, folder, progress).count_params())
     print("restored", epoch_file.restore(again, folder, settings.training) == progress)
 """

@@ -178,8 +178,9 @@ class Split(Section):
     )
     seed: Seed = Field(description="Seed of the random split.")
     leaks: Literal["drop", "stop"] = Field(
-        description="What to do with validation and test images that also occur in training: drop "
-        "them from validation and test, or stop with an error."
+        description="What to do with validation and test images that also occur in training, and "
+        "test images that occur in validation: drop them from validation and test, or stop "
+        "with an error."
     )
     contradictions: Literal["stop", "drop"] = Field(
         description="What to do with images that are in two classes: stop with an error, or drop "
@@ -285,13 +286,38 @@ class CompactModel(Section):
     )
 
 
-Model = Annotated[ArticleModel | CompactModel, Field(discriminator="name")]
+class PretrainedModel(Section):
+    """A model that was trained on other images, with a new last layer."""
+
+    name: Literal["pretrained"] = Field(description="The architecture: see `architectures.py`.")
+    backbone: Annotated[str, Field(min_length=1)] = Field(
+        description="A model of `keras.applications`, such as `EfficientNetV2B0`, or the path of a "
+        "`.keras` file: a Keras model without its last layer."
+    )
+    weights: str | None = Field(
+        description="`imagenet`, a file of weights, or null: random weights. A `.keras` file has "
+        "its own."
+    )
+    dropout: Dropout = Field(description="Dropout rate before the output.")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the backbone has learnt anything."""
+        return self.weights is not None or self.backbone.endswith(".keras")
+
+
+Model = Annotated[ArticleModel | CompactModel | PretrainedModel, Field(discriminator="name")]
 
 
 class Optimizer(Section):
     """How gradients change the weights."""
 
-    name: Literal["adam"] = Field(description="The optimizer.")
+    name: Literal["adam", "adamw", "sgd"] = Field(
+        description="The optimizer; `sgd` with Nesterov momentum 0.9."
+    )
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Weight decay. Only with `adamw` and `sgd`."
+    )
     learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
         description="Learning rate of the first step."
     )
@@ -303,7 +329,20 @@ class Optimizer(Section):
 class Training(Section):
     """The training loop."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(description="Largest number of epochs.")
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="Largest number of epochs; with a pretrained backbone, those of the last layer."
+    )
+    fine_tune: Literal["none", "top", "all"] = Field(
+        description="Which layers of a pretrained backbone are trained after the last layer: none, "
+        "those with the smallest feature maps, or all. Other models ignore it."
+    )
+    fine_tune_epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="Epochs in which the backbone is trained, too."
+    )
+    fine_tune_learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
+        description="Learning rate of these epochs. It rises in the first of them, and then falls "
+        "to 0."
+    )
     batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(description="Images in a step.")
     monitor: Literal["val_accuracy", "val_balanced_accuracy", "val_loss"] = Field(
         description="The metric that selects the best epoch, and decides about early stopping. "

@@ -146,8 +146,9 @@ def find_leaks(
                 leaking[index] = f"leaks: {stays[0][0]}, {stays[0][1]}"
             else:
                 leaking[index] = (
-                    f"leaks: belongs, with {images[partners[index][0][1]].path}, to a chain of "
-                    f"duplicates or groups that reaches into {SPLITS[home[component]]}"
+                    f"leaks: linked with an image in {SPLITS[home[component]]} through a chain of "
+                    f"duplicates or groups; the next image of the chain is "
+                    f"{images[partners[index][0][1]].path}"
                 )
     return leaking
 

@@ -152,8 +152,9 @@ def draw(
     moved = len(chosen ^ by_hash)
     if moved:
         remarks.append(
-            f"{moved} of {len(ordered)} images or groups were moved, so that every class has its "
-            f"share of {name}. They may move again when you add images."
+            f"{moved} of {len(ordered)} images or groups, chosen by the hash, were added to {name} "
+            f"or taken out of it, so that every class has about its share. Their split may change "
+            f"again when you add images."
         )
     return [bundle for bundle in ordered if bundle.key in chosen]
 

@@ -485,9 +485,10 @@ def guess_groups(result: Survey) -> None:
         if any(len(splits) > 1 for splits in places.values()):
             result.findings.append(
                 f"Some names in the paths ({what}) occur in more than one split of the dataset. If "
-                f"such a name means the same one in each split, set "
-                f"dataset.group_pattern={pattern}. Its images then stay only in the first of these "
-                f"splits, in the order train, validation, test."
+                f"such a name means the same patient, video or the like in every split, set "
+                f"dataset.group_pattern={pattern}. The images with this name then stay in the "
+                f"first split that has some (in the order train, validation, test), and are left "
+                f"out of the others."
             )
             continue  # a wrong guess would leave out the dataset's own test images
         if not restarts and (best is None or matched > best[0]):

@@ -162,7 +162,7 @@ def _add_rows(
         raise InputError(
             f"{table.name}: the column {columns.split} has the values "
             f"{', '.join(map(repr, values))}; use train, validation and test, or set "
-            f"dataset.split_column=null to draw the splits."
+            f"dataset.split_column=null to have the splits chosen at random."
         )
     details = [f"{number} {what} (e.g. {examples[what]})" for what, number in counts.items()]
     labels.notes.append(

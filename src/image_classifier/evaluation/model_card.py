@@ -37,7 +37,19 @@ def introduction(report: Mapping[str, Any]) -> str:
     return (
         f"The CNN `{report['model']}` with {report['parameters']:,} parameters classifies images "
         f"({height} x {width} x {channels}) as {' or '.join(report['classes'])}.{decides} "
+        f"{backbone(report)}"
         f"Temperature {report['temperature']:.4g}. MLflow run `{report['run_id']}`."
+    )
+
+
+def backbone(report: Mapping[str, Any]) -> str:
+    """Return which pretrained weights the model began with, if any."""
+    known = report["backbone"]
+    if not known:
+        return ""
+    return (
+        f"It began with the pretrained backbone `{known['name']}`, weights {known['weights']} "
+        f"(SHA-256 `{known['sha256']}`): see where they come from for their licence. "
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from image_classifier.config.schema import Config
+from image_classifier.config.schema import Config, PretrainedModel
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.evaluation import bootstrap, external_sets, metrics, probes
 from image_classifier.evaluation.predictions import Predictions
@@ -46,6 +46,7 @@ def make_report(
         "remarks": [*fetched["notes"], *split["remarks"], *prepared["remarks"]],
         "duplicates": split["duplicates"] | {"distance": config.split.duplicate_distance},
         "model": classifier.model.name,
+        "backbone": backbone(config),
         "parameters": classifier.model.count_params(),
         "image_shape": dataset.images.shape[1:],
         "fit": config.image.fit,
@@ -64,6 +65,18 @@ def make_report(
         "probe_descriptions": probes.DESCRIPTIONS,
         "shortcuts": [probe.name for probe in found if probe.suspicious],
         "external": external_sets.measure_all(config, dataset, classifier, test),
+    }
+
+
+def backbone(config: Config) -> dict[str, str] | None:
+    """Return the pretrained backbone, its weights and their SHA-256; None for other models."""
+    if not isinstance(config.model, PretrainedModel):
+        return None
+    run = read_record(paths.TRAIN / paths.RUN, "train")
+    return {
+        "name": config.model.backbone,
+        "weights": str(config.model.weights),
+        "sha256": run.get("backbone_sha256", ""),
     }
 
 

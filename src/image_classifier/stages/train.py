@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from image_classifier.config.compose import compose
-from image_classifier.config.schema import Config
+from image_classifier.config.schema import Config, PretrainedModel
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.project import paths
@@ -66,6 +66,10 @@ def train(config: Config) -> None:
     with resume.claim(config, dataset) as state:
         trained = train_model(config, dataset, paths.TRAIN, state)
         record = {"run_id": trained.run_id, "training_key": state.key}
+        if isinstance(config.model, PretrainedModel):
+            from image_classifier.training import backbones
+
+            record["backbone_sha256"] = backbones.weights_digest(config.model)
         new_file(paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
         state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
@@ -98,7 +102,7 @@ def train_model(
     from image_classifier.tracking.epoch_logger import EpochLogger
     from image_classifier.training import devices, fit
     from image_classifier.training.checkpoint import Checkpoint
-    from image_classifier.training.epoch_file import restore
+    from image_classifier.training.epoch_file import latest
     from image_classifier.training.timings import Timings
 
     timings = Timings()
@@ -119,19 +123,20 @@ def train_model(
     )
     run_id = connection.log_or_continue(open_training)
     with failure_logged(run_id):
-        with strategy.scope():
-            model = fit.compiled_model(config, dataset)
-            progress = restore(model, state.folder, training)
+        progress, _ = latest(state.folder, training)
         timings.earlier = progress.timings
-        model.summary()
         timings.start_fit()
-        stoppers = [*fit.stoppers(training), *more_stoppers]
-        callbacks = [
-            *stoppers,
-            Checkpoint(state.folder, training, progress, stoppers, timings.spent),
-            EpochLogger(run_id, progress, training),
-        ]
-        fit.fit(model, dataset, config, progress, callbacks)
+        for phase in fit.remaining(config, progress):
+            with strategy.scope():
+                model = fit.model_of(config, dataset, phase, state.folder, progress)
+            model.summary()
+            stoppers = [*fit.stoppers(training), *more_stoppers]
+            callbacks = [
+                *stoppers,
+                Checkpoint(state.folder, training, progress, stoppers, timings.spent),
+                EpochLogger(run_id, progress, training),
+            ]
+            fit.fit(model, dataset, config, phase, progress, callbacks)
         best_epoch, value = progress.best(training)
         if not best_epoch:
             state.discard()
@@ -209,6 +214,10 @@ def log_training(
             "weights_sha256": weights_digest(model),
         }
     )
+    if isinstance(config.model, PretrainedModel):
+        from image_classifier.training import backbones
+
+        runs.log_tags({"backbone_sha256": backbones.weights_digest(config.model)})
     described = [output / name for name in (paths.CURVES, paths.HISTORY, paths.SUMMARY)]
     runs.log_files(described, "training")
     runs.log_files(state.data_files, "data")

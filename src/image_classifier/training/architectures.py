@@ -5,7 +5,14 @@ from typing import Literal
 import keras
 from keras import layers
 
-from image_classifier.config.schema import ArticleModel, CompactModel, Model, Optimizer
+from image_classifier.config.schema import (
+    ArticleModel,
+    CompactModel,
+    Model,
+    Optimizer,
+    PretrainedModel,
+)
+from image_classifier.training import backbones
 from image_classifier.training.balanced_accuracy import BalancedAccuracy
 
 
@@ -26,20 +33,59 @@ def build(
     """
     keras.config.set_dtype_policy(precision)
     inputs = keras.Input(image_shape, dtype="uint8", name="image")
-    x = layers.Rescaling(1 / 255)(inputs)
     match model:
         case ArticleModel():
-            x = article(x, model)
+            x = article(layers.Rescaling(1 / 255)(inputs), model)
         case CompactModel():
-            x = compact(x, model)
+            x = compact(layers.Rescaling(1 / 255)(inputs), model)
+        case PretrainedModel():
+            x = layers.Dropout(model.dropout)(backbones.features_of(inputs, model))
+    built = keras.Model(inputs, _probability(x, classes), name=model.name)
+    if isinstance(model, PretrainedModel) and model.is_trained:
+        backbones.freeze_normalisation(built)
+    return built
+
+
+def head(model: PretrainedModel, features: int, classes: int) -> keras.Model:
+    """Return the last layer of a pretrained model by itself, with random weights.
+
+    Args:
+        model: Its settings.
+        features: The number of features of the backbone.
+        classes: See `build`.
+    """
+    inputs = keras.Input((features,), name="features")
+    return keras.Model(inputs, _probability(layers.Dropout(model.dropout)(inputs), classes))
+
+
+def train_top(model: keras.Model, *, all_layers: bool) -> None:
+    """Choose the layers of a pretrained model that are trained.
+
+    Args:
+        model: From `build`.
+        all_layers: Whether all layers are trained, or only those after the last change of the size
+            of the feature maps. Batch normalisation is not trained in any case.
+    """
+    sizes = [_size(layer) for layer in model.layers]
+    last = next((size for size in reversed(sizes) if size), 0)
+    top = max((index for index, size in enumerate(sizes) if size > last), default=-1) + 1
+    for index, layer in enumerate(model.layers):
+        if not isinstance(layer, layers.BatchNormalization):
+            layer.trainable = all_layers or index >= top
+
+
+def _size(layer: keras.Layer) -> int:
+    """Return the number of places in a layer's feature maps; 0 for a layer without such."""
+    shape = layer.output.shape
+    return int(shape[1] * shape[2]) if len(shape) == 4 else 0
+
+
+def _probability(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+    """Add the output layer; see `build`."""
     # float32 even when the rest computes in float16, which cannot hold probabilities near 0 and 1
-    if classes == 2:
-        outputs = layers.Dense(1, activation="sigmoid", name="probability", dtype="float32")(x)
-    else:
-        outputs = layers.Dense(classes, activation="softmax", name="probability", dtype="float32")(
-            x
-        )
-    return keras.Model(inputs, outputs, name=model.name)
+    units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    output = layers.Dense(units, activation=activation, name="probability", dtype="float32")(x)
+    return output
 
 
 def article(x: keras.KerasTensor, model: ArticleModel) -> keras.KerasTensor:
@@ -66,7 +112,7 @@ def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
 
 
 def compile_for_training(
-    model: keras.Model, optimizer: Optimizer, steps: int, xla: bool = False
+    model: keras.Model, optimizer: Optimizer, steps: int, xla: bool = False, warm_up: int = 0
 ) -> None:
     """Compile a model with its optimizer, the cross-entropy for its output, and its metrics.
 
@@ -75,10 +121,16 @@ def compile_for_training(
         optimizer: With a cosine schedule the learning rate falls to 0 over all steps.
         steps: Number of batches in the whole training.
         xla: Whether XLA compiles the steps; see `devices.compiles_with_xla`.
+        warm_up: In so many steps, the learning rate of a cosine schedule rises from 0.
     """
     rate: float | keras.optimizers.schedules.LearningRateSchedule = optimizer.learning_rate
     if optimizer.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(optimizer.learning_rate, steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm_up else optimizer.learning_rate,
+            steps - warm_up,
+            warmup_target=optimizer.learning_rate if warm_up else None,
+            warmup_steps=warm_up,
+        )
     # without names, Keras calls the metrics accuracy_1 in the second training of a process
     if model.output_shape[-1] == 1:
         loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
@@ -88,4 +140,17 @@ def compile_for_training(
         loss = keras.losses.SparseCategoricalCrossentropy()
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
     metrics = [accuracy, BalancedAccuracy(max(2, model.output_shape[-1]))]
-    model.compile(keras.optimizers.Adam(rate), loss=loss, metrics=metrics, jit_compile=xla)
+    model.compile(_optimizer(optimizer, rate), loss=loss, metrics=metrics, jit_compile=xla)
+
+
+def _optimizer(
+    settings: Optimizer, rate: float | keras.optimizers.schedules.LearningRateSchedule
+) -> keras.optimizers.Optimizer:
+    match settings.name:
+        case "adam":
+            return keras.optimizers.Adam(rate)
+        case "adamw":
+            return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        case "sgd":
+            decay = settings.weight_decay or None
+            return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)

@@ -56,7 +56,7 @@ def training_batches(
             image[:] = augment(stored[rows[index]], augmentation, draws[index])
         return images, dataset.labels[rows[chosen], None].astype(np.int32)
 
-    return _pipeline(dataset, load, range(epochs.start * steps, epochs.stop * steps))
+    return _pipeline(dataset.images, load, range(epochs.start * steps, epochs.stop * steps))
 
 
 def plain_batches(dataset: PreparedDataset, rows: Rows, batch_size: int) -> tf.data.Dataset:
@@ -66,7 +66,49 @@ def plain_batches(dataset: PreparedDataset, rows: Rows, batch_size: int) -> tf.d
         chosen = rows[int(step) * batch_size : (int(step) + 1) * batch_size]
         return dataset.images[chosen], dataset.labels[chosen, None].astype(np.int32)
 
-    return _pipeline(dataset, load, range(steps_per_epoch(len(rows), batch_size)))
+    return _pipeline(dataset.images, load, range(steps_per_epoch(len(rows), batch_size)))
+
+
+def feature_batches(
+    dataset: PreparedDataset,
+    features: npt.NDArray[np.float32],
+    batch_size: int,
+    seed: int,
+    epochs: range,
+) -> tf.data.Dataset:
+    """Return batches like `training_batches`, of a backbone's features: without augmentation.
+
+    Args:
+        dataset: Labels and splits.
+        features: float32 array of shape (rows, features).
+        batch_size: Images in a batch.
+        seed: Decides the order.
+        epochs: See `training_batches`.
+    """
+    rows = dataset.indices("train")
+    own = np.asarray(features[rows])
+    steps = steps_per_epoch(len(rows), batch_size)
+
+    def load(step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        epoch, position = divmod(int(step), steps)
+        order, _ = _epoch_draws(seed, epoch, len(rows))
+        chosen = order[position * batch_size : (position + 1) * batch_size]
+        return own[chosen], dataset.labels[rows[chosen], None].astype(np.int32)
+
+    return _pipeline(own, load, range(epochs.start * steps, epochs.stop * steps))
+
+
+def plain_feature_batches(
+    dataset: PreparedDataset, features: npt.NDArray[np.float32], rows: Rows, batch_size: int
+) -> tf.data.Dataset:
+    """Return batches like `feature_batches`, of the given rows in their order."""
+    own = np.asarray(features[rows])
+
+    def load(step: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        part = slice(int(step) * batch_size, (int(step) + 1) * batch_size)
+        return own[part], dataset.labels[rows[part], None].astype(np.int32)
+
+    return _pipeline(own, load, range(steps_per_epoch(len(rows), batch_size)))
 
 
 @lru_cache(maxsize=4)
@@ -81,12 +123,14 @@ def _epoch_draws(seed: int, epoch: int, images: int) -> tuple[Rows, npt.NDArray[
     return order, np.hstack([first, others])
 
 
-def _pipeline(dataset: PreparedDataset, load: object, steps: range) -> tf.data.Dataset:
-    shape = dataset.images.shape[1:]
+def _pipeline(
+    examples: npt.NDArray[np.uint8 | np.float32], load: object, steps: range
+) -> tf.data.Dataset:
+    shape, dtype = examples.shape[1:], tf.as_dtype(examples.dtype)
 
     def load_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # stateful=False: under op determinism stateful ones run one at a time
-        images, labels = tf.numpy_function(load, [step], (tf.uint8, tf.int32), stateful=False)
+        images, labels = tf.numpy_function(load, [step], (dtype, tf.int32), stateful=False)
         images.set_shape((None, *shape))
         labels.set_shape((None, 1))
         return images, labels

@@ -52,7 +52,16 @@ def write_variables(path: Path, progress: str, variables: Sequence[tf.Tensor]) -
 
 
 def restore(model: keras.Model, folder: Path, training: Training) -> Progress:
-    """Give a compiled model the state in which an earlier attempt left it; return the progress.
+    """Give a compiled model the state in which an earlier attempt left it; return the progress."""
+    progress, values = latest(folder, training)
+    if progress.epochs:
+        for variable, value in zip(variables_of(model), values, strict=True):
+            variable.assign(value)
+    return progress
+
+
+def latest(folder: Path, training: Training) -> tuple[Progress, list[npt.NDArray[np.generic]]]:
+    """Return the progress of an earlier attempt and its last variables; without one, none.
 
     A damaged file is skipped with a message: the training continues from the previous file that
     was kept, or starts from the beginning.
@@ -69,10 +78,8 @@ def restore(model: keras.Model, folder: Path, training: Training) -> Progress:
                 f"an earlier checkpoint. If there is none, the training starts from the beginning."
             )
             continue
-        for variable, value in zip(variables_of(model), values, strict=True):
-            variable.assign(value)
-        return progress
-    return Progress()
+        return progress, values
+    return Progress(), []
 
 
 def assign_weights(model: keras.Model, folder: Path, epoch: int) -> None:

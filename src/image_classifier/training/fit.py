@@ -2,33 +2,100 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import keras
+import tensorflow as tf
 
-from image_classifier.config.schema import Config, Training
+from image_classifier.config.schema import Config, PretrainedModel, Training
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.training import architectures, batches, devices
-from image_classifier.training.epoch_file import assign_weights
+from image_classifier.training.epoch_file import assign_weights, restore
+from image_classifier.training.features import cached_features
 from image_classifier.training.progress import Progress
 
 
-def compiled_model(config: Config, dataset: PreparedDataset) -> keras.Model:
-    """Return the model to train, with its optimizer, loss and metrics."""
-    model = architectures.build(
-        config.model,
-        config.image.shape,
-        len(dataset.classes),
-        "mixed_float16" if config.training.mixed_precision else "float32",
-    )
-    steps = batches.steps_per_epoch(len(dataset.indices("train")), config.training.batch_size)
-    architectures.compile_for_training(
-        model,
-        config.optimizer,
-        steps * config.training.epochs,
-        devices.compiles_with_xla(config.training),
-    )
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training, from one epoch to another, counted from 0.
+
+    `whole` fits all layers. A pretrained model has two phases: `head` fits the last layer on the
+    features of the backbone; `fine-tuning` then fits the backbone, too.
+    """
+
+    name: Literal["whole", "head", "fine-tuning"]
+    first: int
+    last: int
+
+
+def phases(config: Config) -> list[Phase]:
+    """Return the phases of a training."""
+    model, training = config.model, config.training
+    if not isinstance(model, PretrainedModel) or not model.is_trained:
+        return [Phase("whole", 0, training.epochs)]
+    head = Phase("head", 0, training.epochs)
+    if training.fine_tune == "none":
+        return [head]
+    return [head, Phase("fine-tuning", head.last, head.last + training.fine_tune_epochs)]
+
+
+def remaining(config: Config, progress: Progress) -> list[Phase]:
+    """Return the phases that earlier attempts have not finished; at least the last one."""
+    known = phases(config)
+    return [phase for phase in known if phase.last > progress.epochs] or known[-1:]
+
+
+def model_of(
+    config: Config, dataset: PreparedDataset, phase: Phase, folder: Path, progress: Progress
+) -> keras.Model:
+    """Return the model to fit in a phase, in the state in which the last epoch left it.
+
+    Args:
+        config: All settings.
+        dataset: The prepared images.
+        phase: What is fitted.
+        folder: Contains the files of the epochs.
+        progress: The epochs so far.
+    """
+    model = compiled_model(config, dataset, phase)
+    if progress.epochs > phase.first:
+        restore(model, folder, config.training)
+    elif progress.epochs:  # the first epoch of this phase
+        assign_best(model, config, dataset, folder, progress)
     return model
+
+
+def compiled_model(config: Config, dataset: PreparedDataset, phase: Phase) -> keras.Model:
+    """Return the model to fit in a phase, with its optimizer, loss and metrics."""
+    training, optimizer, model = config.training, config.optimizer, config.model
+    classes, warm_up = len(dataset.classes), 0
+    steps = batches.steps_per_epoch(len(dataset.indices("train")), training.batch_size)
+    if phase.name == "head" and isinstance(model, PretrainedModel):
+        features = cached_features(config, dataset, model)
+    # whether the features had to be computed, and which phase ran before, changes no weight
+    keras.utils.set_random_seed(training.seed)
+    if phase.name == "head" and isinstance(model, PretrainedModel):
+        built = architectures.head(model, features.shape[1], classes)
+    else:
+        precision: Literal["mixed_float16", "float32"] = (
+            "mixed_float16" if training.mixed_precision else "float32"
+        )
+        built = architectures.build(model, config.image.shape, classes, precision)
+    if phase.name == "fine-tuning":
+        architectures.train_top(built, all_layers=training.fine_tune == "all")
+        rate = {"learning_rate": training.fine_tune_learning_rate, "schedule": "cosine"}
+        optimizer = optimizer.model_copy(update=rate)
+        warm_up = steps
+    architectures.compile_for_training(
+        built,
+        optimizer,
+        steps * (phase.last - phase.first),
+        devices.compiles_with_xla(training),
+        min(warm_up, steps * (phase.last - phase.first) // 2),
+    )
+    return built
 
 
 def stoppers(training: Training) -> list[keras.callbacks.Callback]:
@@ -45,47 +112,65 @@ def fit(
     model: keras.Model,
     dataset: PreparedDataset,
     config: Config,
+    phase: Phase,
     progress: Progress,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Fit a compiled model, from the last finished epoch to the end of the training.
+    """Fit a compiled model, from the last finished epoch to the end of a phase.
 
     Args:
         model: With the weights and the optimizer of the last epoch in `progress`.
         dataset: The prepared images.
         config: All settings.
+        phase: What is fitted.
         progress: The epochs of earlier attempts.
         callbacks: Called in this order; a `Checkpoint` among them adds the epochs to `progress`.
     """
-    training = config.training
-    if progress.done(training):
+    if progress.stopped or progress.epochs >= phase.last:
         print(f"This training is finished already, at epoch {progress.epochs}: nothing to train.")
         return
-    if progress.epochs:
+    if progress.epochs > phase.first:
         print(f"Continuing an earlier attempt after epoch {progress.epochs}.")
-    train, validation = dataset.indices("train"), dataset.indices("validation")
+    elif phase.name != "whole":
+        print(f"{phase.name}: epochs {phase.first + 1} to {phase.last}.")
+    training_data, validation_data = _data(dataset, config, phase, progress)
     model.fit(
-        batches.training_batches(
-            dataset,
-            config.augmentation,
-            training.batch_size,
-            training.seed,
-            range(progress.epochs, training.epochs),
+        training_data,
+        steps_per_epoch=batches.steps_per_epoch(
+            len(dataset.indices("train")), config.training.batch_size
         ),
-        steps_per_epoch=batches.steps_per_epoch(len(train), training.batch_size),
         initial_epoch=progress.epochs,
-        epochs=training.epochs,
-        validation_data=batches.plain_batches(dataset, validation, training.batch_size),
+        epochs=phase.last,
+        validation_data=validation_data,
         callbacks=list(callbacks),
         shuffle=False,  # the batches are shuffled already
         verbose=1 if sys.stdout.isatty() else 2,  # a progress bar on a terminal, else lines
     )
 
 
+def _data(
+    dataset: PreparedDataset, config: Config, phase: Phase, progress: Progress
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    training, epochs = config.training, range(progress.epochs, phase.last)
+    validation = dataset.indices("validation")
+    if phase.name == "head" and isinstance(config.model, PretrainedModel):
+        features = cached_features(config, dataset, config.model)
+        return (
+            batches.feature_batches(dataset, features, training.batch_size, training.seed, epochs),
+            batches.plain_feature_batches(dataset, features, validation, training.batch_size),
+        )
+    return (
+        batches.training_batches(
+            dataset, config.augmentation, training.batch_size, training.seed, epochs
+        ),
+        batches.plain_batches(dataset, validation, training.batch_size),
+    )
+
+
 def best_model(
     config: Config, dataset: PreparedDataset, folder: Path, progress: Progress
 ) -> keras.Model:
-    """Return the model of the best epoch, in float32 and without an optimizer.
+    """Return the model of the best epoch of all phases, in float32 and without an optimizer.
 
     Args:
         config: All settings.
@@ -94,5 +179,25 @@ def best_model(
         progress: Of a training with at least one epoch whose loss is a number.
     """
     model = architectures.build(config.model, config.image.shape, len(dataset.classes))
-    assign_weights(model, folder, progress.best(config.training)[0])
+    assign_best(model, config, dataset, folder, progress)
     return model
+
+
+def assign_best(
+    model: keras.Model,
+    config: Config,
+    dataset: PreparedDataset,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Give a whole model the weights of the best epoch, which may be one of the head alone."""
+    epoch = progress.best(config.training)[0]
+    settings = config.model
+    if phases(config)[0].name != "head" or epoch > phases(config)[0].last:
+        assign_weights(model, folder, epoch)
+        return
+    assert isinstance(settings, PretrainedModel)
+    output = model.get_layer("probability")
+    head = architectures.head(settings, int(output.kernel.shape[0]), len(dataset.classes))
+    assign_weights(head, folder, epoch)
+    output.set_weights(head.get_layer("probability").get_weights())

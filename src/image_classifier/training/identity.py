@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from image_classifier.config.schema import Config
+from image_classifier.config.schema import Config, PretrainedModel
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.project import digests
 
@@ -14,7 +14,12 @@ SECTIONS = {"image", "augmentation", "model", "optimizer", "training"}  # decide
 def job_key(config: Config, dataset: PreparedDataset) -> str:
     """Return the SHA-256 of a training's settings and data: jobs with the same key are equal."""
     settings = config.model_dump(include=SECTIONS)
-    text = json.dumps([settings, dataset.classes, dataset.digest], sort_keys=True)
+    known: list[object] = [settings, dataset.classes, dataset.digest]
+    if isinstance(config.model, PretrainedModel):
+        from image_classifier.training import backbones  # imports TensorFlow
+
+        known.append(backbones.weights_digest(config.model))
+    text = json.dumps(known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

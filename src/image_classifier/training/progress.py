@@ -27,10 +27,6 @@ class Progress:
         """The number of finished epochs."""
         return len(self.history.get("loss", []))
 
-    def done(self, training: Training) -> bool:
-        """Return whether no epoch is left."""
-        return self.stopped or self.epochs >= training.epochs
-
     def best(self, training: Training, epochs: int | None = None) -> tuple[int, float]:
         """Return the best of the first epochs, or of all, and its monitored value.
 

@@ -1,0 +1,201 @@
+"""Pretrained models without their top: from keras.applications, or from a .keras file."""
+
+import difflib
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import keras
+from keras import layers, ops
+
+from image_classifier.config.schema import PretrainedModel
+from image_classifier.errors import InputError
+from image_classifier.project import digests
+from image_classifier.project.files import whole_file
+
+MIRROR = "IMAGE_CLASSIFIER_WEIGHTS_URL"  # an address that has the files of keras.applications
+TIMEOUT = 30  # seconds without an answer, after which a download fails
+FILE = ".keras"
+
+
+class _Wanted(Exception):
+    """Carries the file of weights that keras.applications asks for."""
+
+    def __init__(self, name: str, address: str, digest: str) -> None:
+        self.name, self.address, self.digest = name, address, digest
+
+
+def names() -> list[str]:
+    """Return the names of the models in keras.applications."""
+    return sorted(name for name in dir(keras.applications) if name[0].isupper())
+
+
+def weights_file(model: PretrainedModel) -> Path | None:
+    """Return the file of a backbone's weights, downloaded if needed; None for random weights.
+
+    Raises:
+        InputError: the backbone does not exist, or its weights cannot be found or downloaded.
+    """
+    if model.backbone.endswith(FILE):
+        path = Path(model.backbone).expanduser()
+    elif model.weights is None:
+        return None
+    elif model.weights == "imagenet":
+        return _imagenet(model.backbone)
+    else:
+        path = Path(model.weights).expanduser()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Set model.backbone or model.weights to a file.")
+    return path
+
+
+def weights_digest(model: PretrainedModel) -> str:
+    """Return the SHA-256 of the file of the weights; `random` without one."""
+    file = weights_file(model)
+    return digests.of_file(file) if file else "random"
+
+
+def features_of(images: keras.KerasTensor, model: PretrainedModel) -> keras.KerasTensor:
+    """Add a backbone's layers, and the mean over the places of its last feature maps.
+
+    Its batch normalisation stays in inference mode, also while the backbone is trained: the means
+    of a small batch of new images would destroy what it has learnt.
+
+    Args:
+        images: uint8 of shape (batch, height, width, channels), values 0 to 255.
+        model: The settings.
+
+    Returns:
+        float of shape (batch, features).
+
+    Raises:
+        InputError: the backbone does not exist, or does not take images of this size.
+    """
+    x = images
+    if images.shape[-1] == 1:
+        x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    try:
+        add = _from_file if model.backbone.endswith(FILE) else _from_applications
+        x = add(x, model)
+    except ValueError as error:
+        size = " x ".join(map(str, images.shape[1:]))
+        raise InputError(
+            f"model.backbone={model.backbone} does not take images of {size}, or not these weights "
+            f"({str(error).splitlines()[0]}). Set image.height and image.width to its own size."
+        ) from None
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D(name="features")(x)
+    return x
+
+
+def freeze_normalisation(model: keras.Model) -> None:
+    """Keep the batch normalisation of a model in inference mode."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+
+
+def _from_file(images: keras.KerasTensor, model: PretrainedModel) -> keras.KerasTensor:
+    stored = keras.models.load_model(weights_file(model), compile=False, safe_mode=True)
+    wanted = stored.inputs[0]
+    if wanted.shape[1:] != images.shape[1:]:
+        size = " x ".join(map(str, wanted.shape[1:]))
+        raise ValueError(f"it was built for {size}")
+    if wanted.dtype != images.dtype:
+        images = ops.cast(images, wanted.dtype)
+    # its layers one by one, not as one layer: the heat maps need the last feature maps
+    flat = keras.models.clone_model(stored, input_tensors=images)
+    flat.set_weights(stored.get_weights())
+    return flat.outputs[0]
+
+
+def _from_applications(images: keras.KerasTensor, model: PretrainedModel) -> keras.KerasTensor:
+    file = weights_file(model)
+    module = _module(model.backbone)
+    # of some families it does nothing, because they have it as layers
+    x = module.preprocess_input(ops.cast(images, "float32"))
+    build = getattr(keras.applications, model.backbone)
+    backbone = build(include_top=False, weights=None, input_tensor=x)
+    if file:
+        backbone.load_weights(file)
+    return backbone.outputs[0]
+
+
+def _module(name: str) -> ModuleType:
+    """Return the module of keras.applications that has a model.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    for module in vars(keras.applications).values():
+        if all(hasattr(module, wanted) for wanted in (name, "preprocess_input")):
+            return cast(ModuleType, module)
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0) or names()[:1]
+    raise InputError(
+        f"model.backbone={name} is no model of keras.applications. The nearest name is {near[0]}. "
+        f"Or give the path of a {FILE} file."
+    )
+
+
+def _imagenet(name: str) -> Path:
+    """Return the file of the weights that Keras's authors trained on ImageNet.
+
+    Raises:
+        InputError: it is not on this machine, and cannot be downloaded.
+    """
+    _module(name)
+    wanted = _file_that_keras_wants(name)
+    folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    path = folder / wanted.name
+    if path.is_file():
+        return path
+    mirror = os.environ.get(MIRROR)
+    address = f"{mirror.rstrip('/')}/{wanted.name}" if mirror else wanted.address
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"Downloading {address}")
+    try:
+        with whole_file(path) as partial:
+            _download(address, partial)
+            _check(partial, wanted)
+    except (OSError, urllib.error.URLError) as error:
+        raise InputError(
+            f"The weights of {name} cannot be downloaded from {address} ({error}). Put the file "
+            f"{wanted.name} into {folder}, or set {MIRROR} to an address that has it, or set "
+            f"model.weights to a file."
+        ) from None
+    return path
+
+
+def _file_that_keras_wants(name: str) -> _Wanted:
+    def get_file(fname: str, origin: str, file_hash: str = "", **options: Any) -> None:
+        raise _Wanted(Path(fname).name, origin, file_hash)
+
+    from keras.src.utils import file_utils  # no public function tells the file's name
+
+    original = file_utils.get_file
+    file_utils.get_file = get_file
+    try:
+        getattr(keras.applications, name)(include_top=False, weights="imagenet")
+    except _Wanted as wanted:
+        return wanted
+    finally:
+        file_utils.get_file = original
+    raise InputError(f"keras.applications has no weights for {name}: set model.weights to a file.")
+
+
+def _download(address: str, path: Path) -> None:
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, path.open("wb") as file:
+        while block := answer.read(2**20):
+            file.write(block)
+
+
+def _check(path: Path, wanted: _Wanted) -> None:
+    kind = {32: "md5", 64: "sha256"}.get(len(wanted.digest or ""))
+    if kind:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, kind).hexdigest() != wanted.digest:
+                raise OSError("the file has another content than Keras expects")
