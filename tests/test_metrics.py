@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from image_classifier.evaluation.bootstrap import class_intervals, intervals, resample
+from image_classifier.evaluation.bootstrap import (
+    certain_mean_recall,
+    class_intervals,
+    exact_interval,
+    intervals,
+    resample,
+)
 from image_classifier.evaluation.metrics import (
     calibration_error,
     chance,
@@ -121,11 +127,21 @@ def test_a_model_without_errors_has_the_exact_binomial_interval():
     ends = intervals(predictions(labels, labels * 0.9), 50)
     assert ends["sensitivity"] == pytest.approx((0.9289, 1), abs=1e-4)  # 0.025 ** (1 / 50)
     assert ends["accuracy"][0] == pytest.approx(0.025 ** (1 / 100))
-    assert ends["balanced_accuracy"] == pytest.approx((0.9289, 1), abs=1e-4)
+    assert ends["balanced_accuracy"] == pytest.approx((0.025 ** (1 / 100), 1))
     assert ends["precision"] == pytest.approx((0.9289, 1), abs=1e-4)
     of_classes = class_intervals(predictions(labels, labels * 0.9), 50)
     for name in ("precision", "recall", "f1"):
         assert of_classes[name] == pytest.approx(np.array([[0.9289, 1]] * 2), abs=1e-4)
+
+
+def test_the_exact_interval_of_the_mean_recall():
+    assert certain_mean_recall([7]) == pytest.approx(exact_interval(7, 7)[0])
+    assert certain_mean_recall([2, 2, 2]) == pytest.approx(0.025 ** (1 / 6))
+    # no other recalls with that probability have a smaller mean
+    found = certain_mean_recall([40, 4])
+    first = np.linspace(0.9, 1, 10001)
+    second = (0.025 / first**40) ** (1 / 4)
+    assert found == pytest.approx(((first + second) / 2)[second <= 1].min(), abs=1e-4)
 
 
 def test_the_metrics_of_each_class_equal_those_of_scikit_learn():

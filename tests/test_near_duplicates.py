@@ -118,7 +118,10 @@ def test_two_images_of_a_scene_with_and_without_an_object_are_no_contradiction(
             save(image, f"{label}/{camera:02}.png")
     run("deer")
     assert len(read_manifest()) == 24
-    assert "12 pairs of similar images are in two classes" in capsys.readouterr().out
+    assert (
+        "In 12 pairs of similar images, the two images have different classes"
+        in capsys.readouterr().out
+    )
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from image_classifier.evaluation.metrics import class_metrics, classification_metrics
@@ -47,8 +48,7 @@ def intervals(
 
     When all predictions are right, or all are wrong, every sample is the same, so the bootstrap
     says nothing. Accuracy, sensitivity, specificity and precision then have the exact binomial
-    interval, in which a cluster counts once. The ends of balanced accuracy are then the means of
-    the exact ends of the classes, which is wider than needed.
+    interval, in which a cluster counts once; balanced accuracy has that of `certain_mean_recall`.
     """
     samples = [
         classification_metrics(
@@ -68,13 +68,13 @@ def intervals(
         if ends[name] in CERTAIN:
             ends[name] = _exact(ends[name][0], predictions, chosen)
     if ends["balanced_accuracy"] in CERTAIN:
-        value = ends["balanced_accuracy"][0]
-        exact = [
-            _exact(value, predictions, predictions.labels == index)
+        independent = [
+            len(np.unique(np.asarray(predictions.clusters)[predictions.labels == index]))
             for index in np.unique(predictions.labels)
         ]
-        low, high = np.mean(exact, axis=0)
-        ends["balanced_accuracy"] = float(low), float(high)
+        low = certain_mean_recall(independent)
+        all_right = ends["balanced_accuracy"][0] == 1
+        ends["balanced_accuracy"] = (low, 1.0) if all_right else (0.0, 1 - low)
     return ends
 
 
@@ -124,6 +124,27 @@ def exact_interval(successes: int, trials: int) -> tuple[float, float]:
     """Return the exact 95% interval of a proportion (Clopper and Pearson, Biometrika 26, 1934)."""
     interval = binomtest(successes, trials).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def certain_mean_recall(images: Sequence[int]) -> float:
+    """Return the lower end of the exact 95% interval of the mean recall, if all images are right.
+
+    With recalls p, all images are right with the probability of the product of p ** images. The
+    result is the smallest mean of recalls for which this is at least 2.5%, as in the interval of
+    Clopper and Pearson, which it equals for one class. By Lagrange, the recalls of that mean are
+    proportional to the numbers of images, and at most 1.
+
+    Args:
+        images: The number of independent images of each class, at least 1.
+    """
+    numbers = np.asarray(images, float)
+
+    def logarithm(factor: float) -> float:
+        recalls = np.minimum(1.0, factor * numbers)
+        return float(np.sum(numbers * np.log(recalls)) - np.log(0.025))
+
+    factor = brentq(logarithm, 1e-12, 1 / numbers.min())
+    return float(np.minimum(1.0, factor * numbers).mean())
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float]:
