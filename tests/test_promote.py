@@ -67,7 +67,11 @@ def settings(name: str, *overrides: str) -> Config:
 
 
 def evaluated(
-    name: str, limit: float, shortcuts: dict[str, str] | None = None, low: float | None = 0.6
+    name: str,
+    limit: float,
+    shortcuts: dict[str, str] | None = None,
+    low: float | None = 0.6,
+    scale: tuple[float, float] | None = None,
 ) -> str:
     """Register a model that predicts positive above the brightness `limit`, as evaluate does."""
     inputs = keras.Input((8, 8, 3), dtype="uint8")
@@ -75,7 +79,7 @@ def evaluated(
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
     model.layers[-1].set_weights([np.full((3, 1), 30.0), np.array([-90.0 * limit])])
     folder = Path("model")
-    chosen = classifier.Metadata(["NORMAL", "COVID19"], 0.5, 1.0, 8, 8, 3, 1)
+    chosen = classifier.Metadata(["NORMAL", "COVID19"], 0.5, 1.0, 8, 8, 3, 2, scale=scale)
     folder.mkdir(exist_ok=True)
     model.save(folder / classifier.WEIGHTS)
     classifier.write_metadata(folder, chosen)  # after the weights, whose digest goes with them
@@ -306,6 +310,21 @@ def test_a_champion_whose_images_are_not_known_is_not_replaced(
     evaluated(name, 0.5)
     (reason,) = decide(name)["reasons"]
     assert "the images that it was trained with are not known" in reason
+    assert champion(registry, name) == first
+
+
+def test_a_champion_that_cannot_read_the_images_is_not_replaced_and_the_reason_is_said(
+    registry: mlflow.MlflowClient, name: str
+):
+    first = evaluated(name, 0.6)
+    decide(name)
+    for path in paths.RAW.rglob("*.png"):
+        values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 257
+        Image.fromarray(values).save(path)
+    evaluated(name, 0.5, scale=(0.0, 65535.0))
+    (reason,) = decide(name)["reasons"]
+    assert "cannot be compared with the champion, version 1: it cannot read" in reason
+    assert "no training image had" in reason
     assert champion(registry, name) == first
 
 

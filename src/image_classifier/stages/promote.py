@@ -92,15 +92,18 @@ def decide(
     reasons, comparison = list(unfit), None
     if champion:
         rows, test_images, reason = comparable_images(champion, evaluated)
+        if not reason:
+            try:
+                comparison = compare(challenger, champion, rows, test_images, promotion.metric)
+                reasons += not_better(comparison)
+            except UnreadableImage as error:
+                reason = f"it cannot read {error}"
         if reason:
             reasons.append(
                 f"it cannot be compared with the champion, version {champion.version}: {reason}. "
                 f"To start again without a champion, remove its alias on the model's page in the "
                 f"MLflow UI"
             )
-        else:
-            comparison = compare(challenger, champion, rows, test_images, promotion.metric)
-            reasons += not_better(comparison)
 
     if not reasons:
         aliases.make_champion(challenger, champion)
@@ -217,25 +220,33 @@ def compare(
     test_images: int,
     metric: str,
 ) -> Comparison:
-    """Score two versions on the same test images, each with its own threshold."""
-    scores = difference(
-        metric, rows, predicted_classes(challenger, rows), predicted_classes(champion, rows)
-    )
+    """Score two versions on the same test images, each with its own threshold.
+
+    Raises:
+        InputError: the challenger cannot read an image, so the file changed since `split`.
+        UnreadableImage: the champion cannot, e.g. because it has never seen more than 8 bits.
+    """
+    try:
+        ours = predicted_classes(challenger, rows)
+    except UnreadableImage as error:
+        raise InputError(f"{error}: run `dvc repro -f -s split`.") from None
+    scores = difference(metric, rows, ours, predicted_classes(champion, rows))
     return Comparison(champion.version, metric, len(rows), test_images - len(rows), *scores)
 
 
 def predicted_classes(version: "Version", rows: Sequence[ImageRow]) -> list[str]:
-    """Return the class that a version predicts for each image."""
+    """Return the class that a version predicts for each image.
+
+    Raises:
+        UnreadableImage: it cannot read an image; the text names it.
+    """
     from image_classifier.tracking.verified_models import load_classifier
 
     classifier, _ = load_classifier(version.uri)
     outputs = []
     for path, output in classifier.probabilities_of_files([paths.RAW / row.path for row in rows]):
         if isinstance(output, UnreadableImage):
-            raise InputError(
-                f"version {version.version} cannot read {path} ({output}). If the file is damaged, "
-                f"run `dvc repro -f -s split`."
-            )
+            raise UnreadableImage(f"{path} ({output})")
         outputs.append(output)
     names = classifier.metadata.classes
     return [names[choice] for choice in classifier.decide(np.stack(outputs))]
