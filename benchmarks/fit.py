@@ -47,21 +47,22 @@ def main() -> None:
     arguments = parser.parse_args()
     print("| images | " + " | ".join(get_args(Fit)) + " |")
     print("|---|" + "---|" * len(get_args(Fit)), flush=True)
-    for images in [folder.resolve() for folder in arguments.folders]:
-        cells = []
-        for fit in get_args(Fit):
-            overrides = [*dataset_overrides(images), f"image.fit={fit}"]
-            with tempfile.TemporaryDirectory() as folder:
-                project = Project(Path(folder) / "project", *overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        # one project for all: MLflow keeps the store of a process
+        project = Project(Path(folder) / "project")
+        os.chdir(project.folder)
+        for images in [path.resolve() for path in arguments.folders]:
+            cells = []
+            for fit in get_args(Fit):
+                overrides = [*dataset_overrides(images), f"image.fit={fit}"]
+                project.configure(*overrides)
                 project.run("dvc", "repro", "prepare")
-                os.chdir(project.folder)
                 values = []
                 for seed in range(arguments.seeds):
                     with tempfile.TemporaryDirectory(dir=folder) as work:
                         values.append(measure([*overrides, f"training.seed={seed}"], Path(work)))
-                os.chdir("/")
-            cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-        print(f"| {images.name} | {' | '.join(cells)} |", flush=True)
+                cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+            print(f"| {images.name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

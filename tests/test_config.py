@@ -115,7 +115,9 @@ def test_a_model_without_a_name_is_refused(values: dict):
     with pytest.raises(InputError, match=r"model\.name is missing"):
         compose.validate(values)
     values["model"]["name"] = "compactt"
-    with pytest.raises(InputError, match=r"model\.name: expected 'article' or 'compact', got '"):
+    with pytest.raises(
+        InputError, match=r"model\.name: expected 'article', 'compact' or 'pretrained', got '"
+    ):
         compose.validate(values)
 
 

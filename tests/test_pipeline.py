@@ -265,7 +265,9 @@ def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(ch
     before = changed.read("build/evaluate/evaluated.json")
     params = (changed.folder / "params.yaml").read_text()
     (changed.folder / "params.yaml").write_text(
-        params.replace("threshold: youden", "threshold: 1.0").replace("none", "temperature")
+        params.replace("threshold: youden", "threshold: 1.0").replace(
+            "calibration: none", "calibration: temperature"
+        )
     )
     output = changed.run("dvc", "repro")
     assert re.findall(r"Running stage '(\w+)'", output) == ["evaluate", "promote"]

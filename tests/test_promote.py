@@ -174,6 +174,7 @@ def test_a_worse_version_is_refused_a_better_one_promoted_and_rollback_restores(
         rollback(name)
 
 
+@pytest.mark.slow
 def test_of_two_promotions_at_once_the_second_meets_the_new_champion(
     registry: mlflow.MlflowClient, name: str, empty_project: Path
 ):

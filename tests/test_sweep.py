@@ -198,6 +198,7 @@ def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
     assert "1 jobs finished" in first.communicate()[0]
 
 
+@pytest.mark.slow
 def test_with_other_settings_in_conf_the_same_command_is_another_sweep(swept: Project):
     conf = swept.folder / "conf/optimizer/adam_cosine.yaml"
     before = conf.read_text()

@@ -23,6 +23,7 @@ def start(project: Project, *command: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_second_dvc_repro_is_refused_or_has_nothing_to_do(shared: Project):
     params = (shared.folder / "params.yaml").read_text()
     (shared.folder / "params.yaml").write_text(params.replace("seed: 0", "seed: 1"))

@@ -17,6 +17,7 @@ def weights_of(project: Project, run_id: str) -> str:
     return mlflow.MlflowClient(project.store).get_run(run_id).data.tags["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_training_continues_after_space_is_freed_on_a_full_disk(project: Project, tmp_path: Path):
     copy = copy_of(project, tmp_path / "project")
     runs = copy.folder / "runs"

@@ -63,7 +63,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "union_tag_not_found":
         return f"{key}.name is missing."
     if problem["type"] == "union_tag_invalid":
-        known = problem["ctx"]["expected_tags"].replace(",", " or")
+        known = " or".join(problem["ctx"]["expected_tags"].rsplit(",", 1))
         return f"{key}.name: expected {known}, got {problem['ctx']['tag']!r}."
     if problem["type"] == "value_error":
         # without the value, which may be an address that contains a password
