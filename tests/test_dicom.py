@@ -2,9 +2,6 @@
 
 import base64
 import io
-import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import cv2
@@ -14,7 +11,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from conftest import Project, new_project, running_server
+from conftest import Project, new_project, post, running_server
 from image_classifier.classifier import read_metadata
 from image_classifier.data.depth import to_8_bits
 from image_classifier.data.images import Rendering, decode, inspect, values_of
@@ -172,7 +169,7 @@ def test_served_pixels_equal_the_trained_ones(hospital: Project):
     Image.fromarray(images[0][:, :, 0]).save(png, "PNG")
     with running_server(command, "ping", hospital) as url:
         for content, row in ((files[0].read_bytes(), 0), (png.getvalue(), 0)):
-            status, answer = post(url, content)
+            status, answer = classify(url, content)
             assert status == 200
             served = answer["predictions"][0]["probabilities"]["sick"]
             printed = table.splitlines()[-6 + row].split(",")[-1]
@@ -186,20 +183,13 @@ def test_dicom_is_not_taken_over_http_by_default(hospital: Project):
     command = ["image-classifier", "serve", "--model", "models:/xrays-classifier/1"]
     try:
         with running_server(command, "ping", hospital) as url:
-            status, answer = post(url, file(picture(0)))
+            status, answer = classify(url, file(picture(0)))
     finally:
         params.write_text(before)
     assert status == 400
     assert "a DICOM file: the setting serving.dicom does not allow it" in answer["message"]
 
 
-def post(url: str, content: bytes) -> tuple[int, dict]:
-    body = {"dataframe_records": [{"image": base64.b64encode(content).decode()}]}
-    request = urllib.request.Request(
-        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+def classify(url: str, content: bytes) -> tuple[int, dict]:
+    text = base64.b64encode(content).decode()
+    return post(url, {"dataframe_records": [{"image": text}]})

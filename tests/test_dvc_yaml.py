@@ -23,7 +23,6 @@ EXEMPT = {
     "errors": "texts of messages",
     "config.compose": "DVC compares the settings themselves: the stage's params",
     "config.messages": "texts of messages",
-    "data.unreadable": "the class of an error",
     "config.schema": "types and ranges: DVC compares the settings themselves",
     "project.digests": "a digest of the same content never changes",
     "project.files": "how files are written, not what is in them",
@@ -35,10 +34,11 @@ EXEMPT = {
     "tracking.runs": "what MLflow's pages show",
 }
 # ... and for single stages
+DECODER = ("data.images", "data.depth", "data.dicom", "data.unreadable")
 FINDS = "tells images from other files and from masks; their pixels play no part"
 EXEMPT_OF_STAGE = {
-    "fetch": {"data.images": FINDS, "data.depth": FINDS, "data.dicom": FINDS},
-    "external": {"data.images": FINDS, "data.depth": FINDS, "data.dicom": FINDS},
+    "fetch": dict.fromkeys(DECODER, FINDS),
+    "external": dict.fromkeys(DECODER, FINDS),
     "split": {"config.git_address": "checks an address that this stage does not use"},
     "prepare": {
         "config.git_address": "checks an address that this stage does not use",
@@ -47,9 +47,7 @@ EXEMPT_OF_STAGE = {
     "train": {
         "config.git_address": "checks an address that this stage does not use",
         "data.labels": "imported for the names of the splits",
-        "data.images": "build/prepare has the pixels; the model stores the decoder's version",
-        "data.depth": "build/prepare has the pixels; the model stores the decoder's version",
-        "data.dicom": "build/prepare has the pixels; the model stores the decoder's version",
+        **dict.fromkeys(DECODER, "build/prepare has the pixels; the model stores its version"),
         "data.manifest": "reads build/split",
         "tracking.epoch_logger": "what MLflow's pages show",
         "training.identity": "decides when a training continues, not how",

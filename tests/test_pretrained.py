@@ -221,13 +221,29 @@ def test_without_network_the_message_names_the_file_and_the_places(
     assert not list((folder / "home/models").iterdir())
 
 
-def test_weights_from_a_mirror_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def from_mirror(name: str, content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the weights file of a model, from a mirror with this content."""
     monkeypatch.setenv("KERAS_HOME", str(folder / "home"))
-    wanted = backbones._file_that_keras_wants("MobileNet")
-    (folder / wanted.name).write_bytes(b"something else")
+    (folder / backbones._file_that_keras_wants(name).name).write_bytes(content)
     monkeypatch.setenv(backbones.MIRROR, folder.as_uri())
-    if wanted.digest:
-        with pytest.raises(InputError, match="another content than Keras expects"):
-            backbones.weights_file(settings("MobileNet").model)
-    else:
-        assert backbones.weights_file(settings("MobileNet").model)
+    file = backbones.weights_file(settings(name).model)
+    assert file
+    return file
+
+
+def test_weights_from_a_mirror_are_stored_for_the_next_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Keras has no digest for those of MobileNet."""
+    file = from_mirror("MobileNet", b"weights", folder, monkeypatch)
+    assert file.read_bytes() == b"weights"
+    monkeypatch.setenv(backbones.MIRROR, "http://127.0.0.1:9")
+    assert backbones.weights_file(settings("MobileNet").model) == file
+
+
+def test_weights_with_another_digest_than_keras_expects_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(InputError, match="another content than Keras expects"):
+        from_mirror("EfficientNetV2B0", b"something else", folder, monkeypatch)
+    assert not list((folder / "home/models").iterdir())

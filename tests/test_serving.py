@@ -4,8 +4,6 @@ import base64
 import csv
 import io
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import Project, running_server
+from conftest import Project, post, running_server
 from image_classifier.config import compose
 from image_classifier.data.images import Rendering, decode
 
@@ -27,17 +25,6 @@ def url(project: Project) -> Iterator[str]:
     command = ["mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local"]
     with running_server(command, "ping", project) as address:
         yield address
-
-
-def post(url: str, body: object) -> tuple[int, dict]:
-    request = urllib.request.Request(
-        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def one(content: bytes | str) -> dict:

@@ -97,7 +97,7 @@ FILES = {
     "large zipped text at the end.png": with_chunk(PNG, b"zTXt", b"C\0\0" + MEGABYTES, True),
     "large international text.png": with_chunk(PNG, b"iTXt", b"C\0\x01\0\0\0" + MEGABYTES),
     "large profile.png": with_chunk(PNG, b"iCCP", b"P\0\0" + MEGABYTES),
-    "zipped text that is no zip.png": with_chunk(PNG, b"zTXt", b"Comment\0\0" + b"noise" * 9),
+    "text that is not compressed.png": with_chunk(PNG, b"zTXt", b"Comment\0\0" + b"noise" * 9),
     "text.png": encoded(RGB, "PNG", pnginfo=raw_profile),
     "orientation 3.png": encoded(RGB, "PNG", exif=exif(x0112=3)),
     "exif of noise.png": with_chunk(PNG, b"eXIf", COLOURS.tobytes()[:300]),

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from image_classifier.data.depth import Values
-from image_classifier.data.unreadable import UnreadableImage
+from image_classifier.data.unreadable import MAXIMUM_PIXELS, UnreadableImage
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -23,7 +23,6 @@ AVAILABLE = importlib.util.find_spec("pydicom") is not None
 INSTALL = "pip install -e '.[dicom]'"
 PREAMBLE = 128  # bytes before the letters DICM
 HEAD = PREAMBLE + 4
-MAXIMUM_PIXELS = 89_478_485  # as `images.MAXIMUM_PIXELS`
 # Tags that name a person or a place, from the confidentiality profile of DICOM PS3.15, table E.1-1
 IDENTIFYING = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientAddress", "PatientTelephoneNumbers",
@@ -129,7 +128,7 @@ def _read(content: bytes, pixels: bool) -> "Dataset":
     if frames > 1:
         raise UnreadableImage(f"a DICOM file of {frames} frames: save each as a file of its own")
     if not 0 < size < MAXIMUM_PIXELS:
-        raise UnreadableImage(f"a DICOM file of {size:,} pixels")
+        raise UnreadableImage(f"a DICOM file of {size:,} pixels: scale it down")
     return header
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 
 from image_classifier.data import dicom
 from image_classifier.data.depth import NotNumbers, Scale, Values, is_deep, to_8_bits
-from image_classifier.data.unreadable import UnreadableImage
+from image_classifier.data.unreadable import MAXIMUM_PIXELS, UnreadableImage
 from image_classifier.project.files import read_bytes
 
 Pixels = npt.NDArray[np.uint8]
@@ -37,11 +37,6 @@ DECODER_VERSION = 2
 FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "TGA", "ICO",
 )  # fmt: skip
-
-# An image with this number of pixels or more is refused: a file of some kilobytes can claim any
-# number, and this many take 360 MB as RGBA. It is the limit at which Pillow warns, and more than a
-# camera with 85 megapixels takes.
-MAXIMUM_PIXELS = 89_478_485
 
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

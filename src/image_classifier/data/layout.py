@@ -281,9 +281,10 @@ def _main_folder(tree: _Tree) -> str | None:
 
 def _add_classes(tree: _Tree, split: str, source: str, labels: Labels) -> None:
     """Add the images of a folder whose subfolders are classes."""
+    some_are_plain = any(child.direct for child in tree.folders.values())
     for label, child in tree.folders.items():
         parts = {name for name in child.folders if not IDENTIFIER.fullmatch(name)} - PARTS
-        if len(parts) > 1 and not child.direct and any(c.direct for c in tree.folders.values()):
+        if len(parts) > 1 and not child.direct and some_are_plain:
             labels.notes.append(
                 f"{'/'.join(child.prefix)} contains the folders {_names(parts)}. All images in "
                 f"them get the class {label}. If these are classes of their own, move them beside "

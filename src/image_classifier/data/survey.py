@@ -141,7 +141,7 @@ def find_classes(folder: Path, listing: Listing, result: Survey) -> None:
     video12. Beside other class folders it may have the groups, splits or sources.
 
     Raises:
-        InputError: there are no classes.
+        InputError: fewer than two classes were found.
     """
     problem = ""
     try:
@@ -424,7 +424,7 @@ def leave_out_the_rest(result: Survey) -> None:
 def patterns_of(lost: Sequence[UnusedFile], images: Sequence[LabelledImage]) -> set[str | None]:
     """Return patterns as in .gitignore that match the lost files and no used one.
 
-    None is among them if there is no such pattern for a file.
+    Contains None if a file has no such pattern.
     """
     tops = {image.path.partition("/")[0] for image in images}
     places = {(Path(image.path).parent, Path(image.path).suffix) for image in images}
@@ -471,7 +471,7 @@ def guess_groups(result: Survey) -> None:
         repeats = sum(number > 1 for number in groups.values()) >= FEWEST_GROUPS
         enough = min(map(len, bundles.values())) >= FEWEST  # for every split
         small = all(n <= LARGEST_GROUP * of_class[label] for (label, _), n in in_class.items())
-        # a series that is numbered anew in every class is no group
+        # a series whose numbers start again in every class is not a group
         restarts = what == "numbered series" and 2 * len(in_class) > 3 * len(groups)
         if not (repeats and enough and small):
             if what != "numbered series" and len(groups) > 1 and matched > 0.9 * len(images):
@@ -530,8 +530,7 @@ def describe(folder: Path, result: Survey) -> None:
         lines.append("The dataset has no splits: validation and test are chosen at random.")
     elif missing := [name for name in ("validation", "test") if name not in counts]:
         lines.append(
-            f"There is no {' and no '.join(missing)} split: the images for it will be taken from "
-            f"training."
+            f"There is no {' and no '.join(missing)} split: training images will be used for it."
         )
     (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
     if most >= 3 * fewest:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.data.manifest import ImageRow
-from image_classifier.data.near_duplicates import have_near
+from image_classifier.data.near_duplicates import Pair, component_ids, have_near
 from image_classifier.errors import InputError
 from image_classifier.evaluation.bootstrap import percentiles, resample
 from image_classifier.evaluation.metrics import balanced_accuracy, f1_macro
@@ -50,7 +50,7 @@ class Comparison:
 def unseen(
     rows: Sequence[ImageRow],
     seen: Sequence[ImageRow],
-    pairs: Iterable[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
     distance: int | None,
 ) -> list[ImageRow]:
     """Return the test images that a version has not seen, nor a near duplicate of them.
@@ -66,19 +66,18 @@ def unseen(
     known = [row for row in seen if row.split != "test"]
     files = {row.sha256 for row in known}
     groups = {row.group for row in known if row.group}
-    out = {row.path for row in rows if row.sha256 in files or row.group in groups}
-    # duplicates of images that are still in the dataset: split has found them
-    partners: dict[str, list[str]] = {}
-    for first, second in pairs:
-        partners.setdefault(first, []).append(second)
-        partners.setdefault(second, []).append(first)
-    waiting = list(out)
-    while waiting:
-        for path in partners.get(waiting.pop(), []):
-            if path not in out:
-                out.add(path)
-                waiting.append(path)
-    left = [row for row in rows if row.split == "test" and row.path not in out]
+    # images that are still in the dataset, and their duplicates: split has found these
+    number = {path: i for i, path in enumerate({row.path for row in rows}.union(*pairs))}
+    connected = [Pair(number[first], number[second], "", 0) for first, second in pairs]
+    component = component_ids(connected, len(number))
+    out = {
+        int(component[number[row.path]])
+        for row in rows
+        if row.sha256 in files or row.group in groups
+    }
+    left = [
+        row for row in rows if row.split == "test" and int(component[number[row.path]]) not in out
+    ]
     # duplicates of images that the dataset no longer has
     current = {row.sha256 for row in rows}
     gone = [row.perceptual_hash for row in known if row.sha256 not in current]

@@ -195,8 +195,9 @@ def shortcuts(report: Mapping[str, Any]) -> str:
         verdict = f"**{shortcut_warning(report)}**"
     elif equal:
         verdict = (
-            f"**The model is no better than the probe {' and '.join(equal)}, and this is no better "
-            f"than chance: the model has learnt nothing that helps on the test images.**"
+            f"**The balanced accuracy of the model is not higher than that of the probe "
+            f"{' and '.join(equal)}, which is not above chance: the model has learnt nothing that "
+            f"helps on the test images.**"
         )
     else:
         verdict = "No probe suggests a shortcut."

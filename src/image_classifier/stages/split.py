@@ -272,7 +272,7 @@ def remark_on_sizes(images: Sequence[ScannedImage]) -> list[str]:
 def remark_on_scenes(
     images: Sequence[ScannedImage], scenes: Sequence[Sequence[int]], in_one_place: int
 ) -> list[str]:
-    """Return remarks on images that look alike but are no copies."""
+    """Return remarks on images that look alike but are not copies."""
     remarks = [
         f"{len(scene)} images have their background in common, such as {images[scene[0]].path}. "
         f"Only images that also agree in the rest count as duplicates. If some belong together, "

@@ -46,7 +46,7 @@ def build(
     return built
 
 
-def head(model: PretrainedModel, features: int, classes: int) -> keras.Model:
+def head(model: Model, features: int, classes: int) -> keras.Model:
     """Return the last layer of a pretrained model by itself, with random weights.
 
     Args:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -56,7 +57,16 @@ def weights_file(model: PretrainedModel) -> Path | None:
 def weights_digest(model: PretrainedModel) -> str:
     """Return the SHA-256 of the file of the weights; `random` without one."""
     file = weights_file(model)
-    return digests.of_file(file) if file else "random"
+    if file is None:
+        return "random"
+    facts = file.stat()
+    return _digest(file, facts.st_mtime_ns, facts.st_size)
+
+
+@cache
+def _digest(file: Path, modified: int, size: int) -> str:
+    """Return the SHA-256 of a file; its time and size tell whether it changed since."""
+    return digests.of_file(file)
 
 
 def features_of(images: keras.KerasTensor, model: PretrainedModel) -> keras.KerasTensor:
@@ -136,8 +146,8 @@ def _module(name: str) -> ModuleType:
             return cast(ModuleType, module)
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0) or names()[:1]
     raise InputError(
-        f"model.backbone={name} is no model of keras.applications. The nearest name is {near[0]}. "
-        f"Or give the path of a {FILE} file."
+        f"model.backbone={name} is not a model of keras.applications. The nearest name is "
+        f"{near[0]}. Or give the path of a {FILE} file."
     )
 
 
@@ -145,14 +155,14 @@ def _imagenet(name: str) -> Path:
     """Return the file of the weights that Keras's authors trained on ImageNet.
 
     Raises:
-        InputError: it is not on this machine, and cannot be downloaded.
+        InputError: it is not on this machine, and cannot be downloaded, or has another content.
     """
     _module(name)
     wanted = _file_that_keras_wants(name)
     folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     path = folder / wanted.name
     if path.is_file():
-        return path
+        return path  # was checked when it was downloaded, or a person put it there
     mirror = os.environ.get(MIRROR)
     address = f"{mirror.rstrip('/')}/{wanted.name}" if mirror else wanted.address
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +170,7 @@ def _imagenet(name: str) -> Path:
     try:
         with whole_file(path) as partial:
             _download(address, partial)
-            _check(partial, wanted)
+            _check(partial, address, wanted)
     except (OSError, urllib.error.URLError) as error:
         raise InputError(
             f"The weights of {name} cannot be downloaded from {address} ({error}). Put the file "
@@ -170,6 +180,7 @@ def _imagenet(name: str) -> Path:
     return path
 
 
+@cache  # builds the model, which takes seconds
 def _file_that_keras_wants(name: str) -> _Wanted:
     def get_file(fname: str, origin: str, file_hash: str = "", **options: Any) -> None:
         raise _Wanted(Path(fname).name, origin, file_hash)
@@ -193,9 +204,12 @@ def _download(address: str, path: Path) -> None:
             file.write(block)
 
 
-def _check(path: Path, wanted: _Wanted) -> None:
+def _check(path: Path, address: str, wanted: _Wanted) -> None:
     kind = {32: "md5", 64: "sha256"}.get(len(wanted.digest or ""))
     if kind:
         with path.open("rb") as file:
             if hashlib.file_digest(file, kind).hexdigest() != wanted.digest:
-                raise OSError("the file has another content than Keras expects")
+                raise InputError(
+                    f"{address} has another content than Keras expects: it is damaged, or not "
+                    f"the file {wanted.name}."
+                )

@@ -21,9 +21,7 @@ FOLDER = "runs/features"
 BATCH = 32
 
 
-def cached_features(
-    config: Config, dataset: PreparedDataset, model: PretrainedModel
-) -> npt.NDArray[np.float32]:
+def cached_features(config: Config, dataset: PreparedDataset) -> npt.NDArray[np.float32]:
     """Return the features of the training and validation images; those of other rows are 0.
 
     They are kept in runs/features. The weights, the images and how these were prepared identify
@@ -32,6 +30,8 @@ def cached_features(
     Returns:
         float32 array of shape (rows of the manifest, features), on disk.
     """
+    model = config.model
+    assert isinstance(model, PretrainedModel)
     path = paths.project() / FOLDER / f"{_key(config, dataset, model)}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # jobs that run at the same time compute them once

@@ -72,11 +72,10 @@ def compiled_model(config: Config, dataset: PreparedDataset, phase: Phase) -> ke
     training, optimizer, model = config.training, config.optimizer, config.model
     classes, warm_up = len(dataset.classes), 0
     steps = batches.steps_per_epoch(len(dataset.indices("train")), training.batch_size)
-    if phase.name == "head" and isinstance(model, PretrainedModel):
-        features = cached_features(config, dataset, model)
+    features = cached_features(config, dataset) if phase.name == "head" else None
     # whether the features had to be computed, and which phase ran before, changes no weight
     keras.utils.set_random_seed(training.seed)
-    if phase.name == "head" and isinstance(model, PretrainedModel):
+    if features is not None:
         built = architectures.head(model, features.shape[1], classes)
     else:
         precision: Literal["mixed_float16", "float32"] = (
@@ -153,8 +152,8 @@ def _data(
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     training, epochs = config.training, range(progress.epochs, phase.last)
     validation = dataset.indices("validation")
-    if phase.name == "head" and isinstance(config.model, PretrainedModel):
-        features = cached_features(config, dataset, config.model)
+    if phase.name == "head":
+        features = cached_features(config, dataset)
         return (
             batches.feature_batches(dataset, features, training.batch_size, training.seed, epochs),
             batches.plain_feature_batches(dataset, features, validation, training.batch_size),
@@ -192,12 +191,11 @@ def assign_best(
 ) -> None:
     """Give a whole model the weights of the best epoch, which may be one of the head alone."""
     epoch = progress.best(config.training)[0]
-    settings = config.model
-    if phases(config)[0].name != "head" or epoch > phases(config)[0].last:
+    first = phases(config)[0]
+    if first.name != "head" or epoch > first.last:
         assign_weights(model, folder, epoch)
         return
-    assert isinstance(settings, PretrainedModel)
     output = model.get_layer("probability")
-    head = architectures.head(settings, int(output.kernel.shape[0]), len(dataset.classes))
+    head = architectures.head(config.model, int(output.kernel.shape[0]), len(dataset.classes))
     assign_weights(head, folder, epoch)
     output.set_weights(head.get_layer("probability").get_weights())
