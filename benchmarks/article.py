@@ -10,6 +10,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.project import paths
 from image_classifier.training import architectures
+from image_classifier.training.compilation import compile_for_training
 
 BATCH = 32
 SIZE = (200, 200)
@@ -29,7 +30,7 @@ def generator(subset: str, classes: int) -> Any:
         target_size=SIZE,
         subset=subset,
         batch_size=BATCH,
-        class_mode="binary" if classes == 2 else "sparse",
+        class_mode="binary" if classes == 2 else "categorical",
     )
 
 
@@ -39,7 +40,7 @@ def test_generator(classes: int) -> Any:
         paths.RAW / "test",
         target_size=SIZE,
         batch_size=BATCH,
-        class_mode="binary" if classes == 2 else "sparse",
+        class_mode="binary" if classes == 2 else "categorical",
         shuffle=False,
     )
 
@@ -52,7 +53,7 @@ def model(config: Config, dataset: PreparedDataset) -> keras.Model:
     for layer in built.layers[2:]:  # skips the input and the rescaling: the generators rescale
         x = layer(x)
     result = keras.Model(inputs, x)
-    architectures.compile_for_training(result, config.optimizer, 1)
+    compile_for_training(result, config.optimizer, config.training, 1)
     return result
 
 

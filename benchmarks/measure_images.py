@@ -45,9 +45,8 @@ def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
 def measure_batches(config: Config, dataset: PreparedDataset, repeats: int) -> Row:
     """Compare the augmented batches without a model; the first round starts both pipelines."""
     generator = article.generator("training", len(dataset.classes))
-    ours = iter(
-        batches.training_batches(dataset, config.augmentation, article.BATCH, 0, range(10**6))
-    )
+    config = config.model_copy(update={"training": config.training.with_batch_size(article.BATCH)})
+    ours = iter(batches.training_batches(dataset, config, range(10**6)))
 
     def images_per_second(source: Iterator[Any], count: int) -> float:
         start = time.perf_counter()

@@ -19,7 +19,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.tracking import runs
 from image_classifier.tracking.epoch_logger import EpochLogger
-from image_classifier.training import fit, identity
+from image_classifier.training import batches, fit, identity, phases
 from image_classifier.training.checkpoint import Checkpoint
 from image_classifier.training.progress import Progress
 
@@ -46,7 +46,7 @@ class Clock(keras.callbacks.Callback):
 def in_memory(dataset: PreparedDataset, split: Any) -> tf.data.Dataset:
     """Return the batches of a split from tensors in memory, without any work on the images."""
     rows = dataset.indices(split)
-    tensors = (tf.constant(dataset.images[rows]), tf.constant(dataset.labels[rows, None]))
+    tensors = (tf.constant(dataset.images[rows]), tf.constant(batches.targets(dataset, rows)))
     options = tf.data.Options()
     options.autotune.enabled = False
     return tf.data.Dataset.from_tensor_slices(tensors).batch(article.BATCH).with_options(options)
@@ -67,7 +67,7 @@ def measure_epochs(
     config = config.model_copy(update={"training": training})
     temporary = tempfile.TemporaryDirectory()
     folder = Path(temporary.name)
-    (phase,) = fit.phases(config)
+    (phase,) = phases.phases(config)
     ours = fit.compiled_model(config, dataset, phase)
     pure = fit.compiled_model(config, dataset, phase)
     theirs = article.model(config, dataset)

@@ -28,7 +28,8 @@ from image_classifier.evaluation import probes
 from image_classifier.evaluation.predictions import predict_split
 from image_classifier.stages.train import train_model
 from image_classifier.training import identity
-from image_classifier.training.augmentation import DRAWS, augment
+from image_classifier.training.augmentation import augment
+from image_classifier.training.batches import draw_epoch
 from image_classifier.training.resume import ResumeState
 
 GREY = 128  # replaces the pixels that are hidden
@@ -64,9 +65,10 @@ def measure(config: Config, dataset: PreparedDataset, work: Path) -> list[float]
         classifier = train_model(config, dataset, work / "output", state).classifier
 
     augmented = dataset.images.copy()
-    draws = np.random.default_rng(config.training.seed).random((len(augmented), DRAWS))
+    draws = draw_epoch(config.training.seed, 0, len(augmented)).draws
     for row in dataset.indices("train"):
-        augmented[row] = augment(augmented[row], config.augmentation, draws[row])
+        of_row = {name: values[row] for name, values in draws.items()}
+        augmented[row] = augment(augmented[row], config.augmentation, of_row)
     results = probes.run_probes(
         with_images(dataset, augmented, work / "augmented.npy"),
         model_score=1.0,

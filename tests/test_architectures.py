@@ -4,11 +4,12 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from conftest import architecture, choices
-from image_classifier.config import compose, schema
+from image_classifier.config import compose
 from image_classifier.training import architectures
 from image_classifier.training.balanced_accuracy import BalancedAccuracy
+from image_classifier.training.compilation import compile_for_training
 
-CONSTANT = schema.Optimizer(name="adam", weight_decay=0, learning_rate=0.001, schedule="constant")
+SETTINGS = compose.config_of("optimizer=adam_constant")
 
 
 def build(*overrides: str, classes: int = 2) -> keras.Model:
@@ -55,16 +56,16 @@ def test_rescaling_is_part_of_the_model():
 def test_metrics_keep_their_names_in_a_second_run_of_one_process(classes: int):
     for _ in range(2):
         model = build("image.height=32", "image.width=32", classes=classes)
-        architectures.compile_for_training(model, CONSTANT, 1)
+        compile_for_training(model, SETTINGS.optimizer, SETTINGS.training, 1)
         images = np.zeros((4, 32, 32, 3), np.uint8)
-        history = model.fit(images, np.zeros((4, 1)), verbose=0).history
+        history = model.fit(images, np.zeros((4, model.output_shape[-1])), verbose=0).history
         assert set(history) == {"accuracy", "balanced_accuracy", "loss"}
 
 
 def test_a_cosine_schedule_falls_to_zero_over_the_training():
     model = build("image.height=32", "image.width=32")
-    cosine = schema.Optimizer(name="adam", weight_decay=0, learning_rate=0.01, schedule="cosine")
-    architectures.compile_for_training(model, cosine, steps=4)
+    cosine = compose.config_of("optimizer=adam_cosine", "optimizer.learning_rate=0.01")
+    compile_for_training(model, cosine.optimizer, cosine.training, steps=4)
     rates = []
     for _ in range(4):
         rates.append(float(model.optimizer.learning_rate))
@@ -89,11 +90,14 @@ def test_balanced_accuracy_is_that_of_scikit_learn(classes: int):
     labels = np.minimum(generator.integers(0, 12, 200), classes - 1)
     outputs = generator.random((200, 1 if classes == 2 else classes)).astype(np.float32)
     predicted = outputs[:, 0] >= 0.5 if classes == 2 else outputs.argmax(1)
+    targets = labels[:, None] if classes == 2 else np.eye(classes)[labels]
     metric = BalancedAccuracy(classes)
     for start in range(0, 200, 64):
-        metric.update_state(labels[start : start + 64, None], outputs[start : start + 64])
+        metric.update_state(targets[start : start + 64], outputs[start : start + 64])
     expected = balanced_accuracy_score(labels, predicted)
     assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
     metric.reset_state()
-    metric.update_state(np.zeros((9, 1)), outputs[:9])  # a class without images does not count
+    metric.update_state(
+        np.eye(outputs.shape[1])[[0] * 9] * (classes > 2), outputs[:9]
+    )  # a class without images does not count
     assert float(metric.result()) == pytest.approx(np.mean(predicted[:9] == 0))

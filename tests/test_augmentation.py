@@ -1,10 +1,13 @@
 import numpy as np
+import pytest
 
 from image_classifier.config import compose
 from image_classifier.config.schema import Augmentation
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.training.augmentation import DRAWS as NUMBERS
 from image_classifier.training.augmentation import augment
+from image_classifier.training.batches import draw_epoch
+from image_classifier.training.trivial_augment import OPERATIONS as TRIVIAL
+from image_classifier.training.trivial_augment import trivial_augment
 
 
 def augmentation(*overrides: str) -> Augmentation:
@@ -13,7 +16,8 @@ def augmentation(*overrides: str) -> Augmentation:
 
 ARTICLE = augmentation()
 NONE = augmentation("augmentation=none")
-DRAWS = np.random.default_rng(0).random((400, NUMBERS))
+EPOCH = draw_epoch(0, 0, 400).draws
+DRAWS = [{name: values[place] for name, values in EPOCH.items()} for place in range(400)]
 
 
 def test_without_zoom_and_flip_nothing_changes(dataset: PreparedDataset):
@@ -102,6 +106,78 @@ def test_jpeg_compression_changes_pixels():
     distance = np.abs(changed(noise, "jpeg_quality", 20).astype(int) - noise).mean((1, 2, 3))
     assert distance.max() > 25
     assert distance.min() < 5
+
+
+def test_rotation_stays_within_its_range():
+    bar = np.zeros((101, 101, 1), np.uint8)
+    bar[48:53, 10:91] = 255
+    angles = []
+    for turned in changed(bar, "rotation", 20):
+        rows, columns = np.nonzero(turned[..., 0] > 127)
+        angles.append(np.degrees(np.arctan(np.polyfit(columns, rows, 1)[0])))
+    assert -21 < min(angles) < -15
+    assert 15 < max(angles) < 21
+
+
+def test_translation_moves_by_a_share_of_the_size():
+    square = np.zeros((100, 200, 1), np.uint8)
+    square[40:60, 80:120] = 255
+    lit = changed(square, "translation", 0.1)[..., 0] > 127
+    rows = np.argmax(lit.any(2), axis=1) - 40
+    columns = np.argmax(lit.any(1), axis=1) - 80
+    assert (rows.min(), rows.max()) == (pytest.approx(-10, abs=2), pytest.approx(10, abs=2))
+    assert (columns.min(), columns.max()) == (pytest.approx(-20, abs=3), pytest.approx(20, abs=3))
+
+
+RED = np.full((8, 8, 3), (200, 60, 60), np.uint8)
+
+
+def test_saturation_changes_how_far_the_channels_are_apart():
+    spans = np.ptp(changed(RED, "saturation", 0.5).astype(int), axis=3).max((1, 2))
+    assert spans.min() < 90
+    assert spans.max() > 180
+
+
+def test_hue_turns_the_colours():
+    results = changed(RED, "hue", 60)[:, 0, 0].astype(int)
+    assert results.max(1).min() > 195  # as bright as before
+    assert (results[:, 1] > 150).any()  # to yellow
+    assert (results[:, 2] > 150).any()  # to magenta
+
+
+def test_colours_of_grey_images_are_left_alone():
+    grey = np.full((8, 8, 1), 90, np.uint8)
+    for key in ("saturation", "hue", "grey"):
+        assert (changed(grey, key, 1) == 90).all()
+
+
+def test_erasing_replaces_a_rectangle_by_noise_in_the_given_share_of_images():
+    white = np.full((50, 60, 3), 255, np.uint8)
+    areas = np.array([(result != 255).any(2).mean() for result in changed(white, "erasing", 0.5)])
+    assert 15 < (areas > 0).sum() < 45
+    assert areas[areas > 0].min() > 0.015
+    assert 0.2 < areas.max() < 0.34
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_trivial_augment_knows_every_operation_at_every_strength(channels: int):
+    image = np.random.default_rng(0).integers(0, 255, (20, 24, channels), dtype=np.uint8)
+    image[:, :12] //= 4
+    changes = []
+    for number in range(len(TRIVIAL)):
+        operation = (number + 0.5) / len(TRIVIAL)
+        for strength in (0, 0.5, 0.999):
+            result = trivial_augment(image, np.array([operation, strength]))
+            assert (result.shape, result.dtype) == (image.shape, np.uint8)
+        changes.append(bool((result != image).any()))
+    assert changes.count(False) == (1 if channels == 3 else 2)  # grey images have no colours
+
+
+def test_trivial_augment_changes_the_given_share_of_images(dataset: PreparedDataset):
+    settings = augmentation("augmentation=none", "augmentation.trivial=0.5")
+    image = dataset.images[0]
+    same = [(augment(image, settings, draws) == image).all() for draws in DRAWS]
+    assert 0.5 < np.mean(same) < 0.65  # one of 14 operations changes nothing
 
 
 def test_grey_removes_the_colours():

@@ -8,6 +8,7 @@ from image_classifier.config import compose
 from image_classifier.config.schema import Config, Training
 from image_classifier.training import architectures
 from image_classifier.training.checkpoint import Checkpoint
+from image_classifier.training.compilation import compile_for_training
 from image_classifier.training.epoch_file import (
     assign_weights,
     epoch_file,
@@ -26,7 +27,8 @@ def settings(*overrides: str) -> Config:
 
 def compiled() -> keras.Model:
     model = architectures.build(settings().model, (32, 32, 3), 2)
-    architectures.compile_for_training(model, settings("optimizer=adam_constant").optimizer, 1)
+    chosen = settings("optimizer=adam_constant")
+    compile_for_training(model, chosen.optimizer, chosen.training, 1)
     return model
 
 

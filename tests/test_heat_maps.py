@@ -13,6 +13,7 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 from image_classifier.evaluation import heat_maps
 from image_classifier.training import architectures, batches
+from image_classifier.training.compilation import compile_for_training
 from phantoms.drawing import phantom
 
 LEFT, RIGHT = (0.3, 0.5), (0.7, 0.5)
@@ -47,8 +48,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
     )  # fmt: skip
     model = architectures.build(settings.model, settings.image.shape, 2)
     epochs, steps = 12, batches.steps_per_epoch(160, 16)
-    architectures.compile_for_training(model, settings.optimizer, steps * epochs)
-    data = batches.training_batches(dataset, settings.augmentation, 16, 0, range(epochs))
+    compile_for_training(model, settings.optimizer, settings.training, steps * epochs)
+    data = batches.training_batches(dataset, settings, range(epochs))
     model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
     return classifier.Classifier(
         model, classifier.Metadata(["0", "1"], 0.5, 1.0, SIDE, SIDE, 1, "")

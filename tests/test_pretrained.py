@@ -13,9 +13,8 @@ from image_classifier.config import compose
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.training import architectures, backbones, fit, identity
-from image_classifier.training.epoch_file import epoch_file
-from test_training import train
+from image_classifier.training import architectures, backbones, fit, identity, phases
+from test_training import Kill, Killed, same_variables, train
 
 HEIGHT, WIDTH = 20, 24
 
@@ -102,8 +101,8 @@ def test_fine_tuning_starts_from_the_best_head_and_keeps_the_normalisation(
     dataset: PreparedDataset, folder: Path, backbone: Path, layers_: str
 ):
     config = settings(
-        backbone, f"training.fine_tune={layers_}", "training.fine_tune_learning_rate=0.01",
-        "model.dropout=0",
+        backbone, f"training.fine_tune={layers_}", "training.fine_tune_blocks=1",
+        "training.fine_tune_learning_rate=0.01", "model.dropout=0",
     )  # fmt: skip
     progress = train(config, dataset, folder / "epochs")
     assert progress.epochs == 5
@@ -142,28 +141,31 @@ def test_a_training_that_is_killed_in_either_phase_ends_with_the_same_weights(
 ):
     config = settings(backbone, "training.fine_tune=all")
 
-    class Killed(Exception):
-        pass
-
-    class Kill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-            if epoch == killed_after:
-                raise Killed
-
     whole = train(config, dataset, folder / "whole")
     with pytest.raises(Killed):
-        train(config, dataset, folder / "killed", Kill())
+        train(config, dataset, folder / "killed", Kill(folder / "killed", killed_after))
     again = train(config, dataset, folder / "killed")
     assert again.history == whole.history
-    for name in ("whole", "killed"):
-        assert epoch_file(folder / name, 5).is_file()
-    with (
-        np.load(epoch_file(folder / "whole", 5)) as a,
-        np.load(epoch_file(folder / "killed", 5)) as b,
-    ):
-        for key in a.files:
-            if key.endswith(".npy") or key.isdigit():
-                assert (a[key] == b[key]).all()
+    assert same_variables(folder / "whole", folder / "killed", 5)
+
+
+@pytest.mark.parametrize("killed_after", [2, 3])
+def test_patience_ends_only_the_phase_of_the_head(
+    dataset: PreparedDataset, folder: Path, backbone: Path, killed_after: int
+):
+    config = settings(
+        backbone, "training.fine_tune=all", "training.epochs=50", "training.patience=1",
+        "training.monitor=val_accuracy", "optimizer.learning_rate=1e-9",
+    )  # fmt: skip
+    whole = train(config, dataset, folder / "whole")
+    assert whole.head_epochs == 2
+    assert whole.epochs in (3, 4)  # the fine-tuning has a patience of its own
+    with pytest.raises(Killed):
+        train(config, dataset, folder / "killed", Kill(folder / "killed", killed_after))
+    again = train(config, dataset, folder / "killed")
+    assert again.history == whole.history
+    assert (again.head_epochs, again.stopped) == (2, whole.stopped)
+    assert same_variables(folder / "whole", folder / "killed", whole.epochs)
 
 
 def test_the_weights_are_part_of_what_identifies_a_training(
@@ -185,7 +187,7 @@ def test_models_of_keras_applications_take_images_of_one_channel(folder: Path):
     model = architectures.build(config.model, config.image.shape, 3)
     outputs = model.predict(np.zeros((2, 32, 32, 1), np.uint8), verbose=0)
     assert outputs.shape == (2, 3)
-    assert [phase.name for phase in fit.phases(config)] == ["whole"]
+    assert [phase.name for phase in phases.phases(config)] == ["whole"]
     assert len([layer for layer in model.layers if len(layer.output.shape) == 4]) > 50  # flat
 
 

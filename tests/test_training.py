@@ -1,6 +1,7 @@
 """The training loop on a small dataset."""
 
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -13,9 +14,9 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.sweeps import job
-from image_classifier.training import devices, fit, identity
+from image_classifier.training import devices, fit, identity, phases
 from image_classifier.training.checkpoint import Checkpoint
-from image_classifier.training.epoch_file import latest
+from image_classifier.training.epoch_file import epoch_file, latest
 from image_classifier.training.progress import Progress
 
 TINY = ["image.height=20", "image.width=24", "model.filters=[4,8]", "training.epochs=2"]
@@ -35,12 +36,38 @@ def train(
     folder.mkdir(exist_ok=True)
     devices.configure(settings.training)
     progress, _ = latest(folder, settings.training)
-    for phase in fit.remaining(settings, progress):
+    while phase := phases.current(settings, progress):
         model = fit.model_of(settings, dataset, phase, folder, progress)
         stoppers = fit.stoppers(settings.training)
-        checkpoint = Checkpoint(folder, settings.training, progress, stoppers)
+        checkpoint = Checkpoint(folder, settings.training, progress, stoppers, phase=phase)
         fit.fit(model, dataset, settings, phase, progress, [*stoppers, checkpoint, *more])
     return progress
+
+
+class Killed(Exception):
+    """Ends a training, as a kill of the process does."""
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends a training before an epoch, counted from 0, when the last file is written."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        super().__init__()
+        self.file, self.epoch = epoch_file(folder, epoch), epoch
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        if epoch == self.epoch:
+            while not self.file.is_file():  # a thread, which this does not end, writes it
+                time.sleep(0.01)
+            raise Killed
+
+
+def same_variables(first: Path, second: Path, epoch: int) -> bool:
+    """Return whether two trainings have the same variables in an epoch, to the last bit."""
+    with np.load(epoch_file(first, epoch)) as a, np.load(epoch_file(second, epoch)) as b:
+        numbers = [key for key in a.files if key.isdigit()]
+        assert numbers
+        return a.files == b.files and all((a[key] == b[key]).all() for key in numbers)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +179,13 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from image_classifier.config import compose
 from image_classifier.data import dataset
-from image_classifier.training import epoch_file, fit, progress
+from image_classifier.training import epoch_file, fit, phases, progress
 from image_classifier.training.checkpoint import Checkpoint
 settings = compose.load()
 prepared = dataset.load_prepared(settings)
 folder, progress = pathlib.Path(sys.argv[1]), progress.Progress()
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    (phase,) = fit.phases(settings)
+    (phase,) = phases.phases(settings)
     model = fit.compiled_model(settings, prepared, phase)
 checkpoint = Checkpoint(folder, settings.training, progress)
 fit.fit(model, prepared, settings, phase, progress, [checkpoint])

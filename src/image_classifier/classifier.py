@@ -50,6 +50,7 @@ class Metadata:
         fit: How images of other shapes fit; see `images.Rendering`.
         scale: The values that became 0 and 255 in training images with more than 8 bits per
             channel; None if there were no such images.
+        flip: Whether the probabilities are the mean of those of the image and its mirror image.
         weights_sha256: SHA-256 of the file of the weights; `write_metadata` sets it.
     """
 
@@ -62,6 +63,7 @@ class Metadata:
     decoder: int | str
     fit: Fit = "squash"
     scale: tuple[float, float] | None = None
+    flip: bool = False
     weights_sha256: str = ""
 
     @property
@@ -117,14 +119,19 @@ class Classifier:
         Returns:
             float32 array of shape (images, classes), values 0 to 1; each row sums to 1.
         """
+        outputs = self._outputs(pixels)
+        if self.metadata.flip:
+            outputs = np.mean([outputs, self._outputs(pixels[:, :, ::-1])], axis=0)
+        if outputs.shape[1] == 1:
+            outputs = np.hstack([1 - outputs, outputs])
+        return apply_temperature(outputs, self.metadata.temperature)
+
+    def _outputs(self, pixels: Pixels) -> Probabilities:
         parts = [
             self._forward(tf.constant(pixels[start : start + BATCH])).numpy()
             for start in range(0, len(pixels), BATCH)
         ]
-        outputs = np.concatenate(parts)
-        if outputs.shape[1] == 1:
-            outputs = np.hstack([1 - outputs, outputs])
-        return apply_temperature(outputs, self.metadata.temperature)
+        return np.concatenate(parts)
 
     def probabilities_of_files(
         self, files: Sequence[Path]

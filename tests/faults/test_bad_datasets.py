@@ -25,7 +25,7 @@ from image_classifier.stages.external import external
 from image_classifier.stages.fetch import fetch
 from image_classifier.stages.prepare import prepare
 from image_classifier.stages.split import split
-from image_classifier.stages.train import check_batch_size
+from image_classifier.stages.train import check
 
 SOURCE = Path(image_classifier.__file__).parents[1]
 SMALL = ["image.height=8", "image.width=8"]
@@ -188,9 +188,9 @@ def test_prepare_fails_on_an_image_that_changed_after_split(folder: Path):
 
 
 def test_a_batch_larger_than_the_training_images_is_refused(dataset: PreparedDataset):
-    check_batch_size(pets("training.batch_size=21"), dataset)
+    check(pets("training.batch_size=21"), dataset)
     with pytest.raises(InputError, match=r"training\.batch_size=22 is more than the 21 training"):
-        check_batch_size(pets("training.batch_size=22"), dataset)
+        check(pets("training.batch_size=22"), dataset)
 
 
 def test_train_refuses_a_batch_that_is_too_large_before_any_work(folder: Path):

@@ -242,6 +242,35 @@ class Augmentation(Section):
         description="Compresses images as JPEG with a quality from this value to 100. 100: off."
     )
     grey: Probability = Field(description="Share of images that are converted to grey.")
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        description="Turns images by at most this many degrees to either side. 0: off."
+    )
+    translation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Moves images by at most this share of their height and width. 0: off."
+    )
+    saturation: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Scales saturation by a factor from 1 - saturation to 1 + saturation. 0: off."
+    )
+    hue: Annotated[float, Field(ge=0, le=180)] = Field(
+        description="Turns the hue by at most this many degrees on the colour circle. 0: off."
+    )
+    trivial: Probability = Field(
+        description="Share of images that get one operation of TrivialAugment, with a random "
+        "strength."
+    )
+    erasing: Probability = Field(
+        description="Share of images in which a random rectangle, 2% to 33% of the area, is "
+        "replaced by noise."
+    )
+    mixup: Annotated[float, Field(ge=0, le=10)] = Field(
+        description="Mixes pairs of images and their labels. The share of the first is drawn from "
+        "a beta distribution, Beta(mixup, mixup). 0: off."
+    )
+    cutmix: Annotated[float, Field(ge=0, le=10)] = Field(
+        description="Replaces a rectangle of an image by that of another one, and mixes the labels "
+        "by area. The area is drawn from Beta(cutmix, cutmix). 0: off. With `mixup`, half of the "
+        "images are mixed in either way."
+    )
 
 
 # more filters or units than fit into a GPU's memory are typing errors
@@ -298,6 +327,10 @@ class PretrainedModel(Section):
         description="`imagenet`, a file of weights, or null: random weights. A `.keras` file has "
         "its own."
     )
+    license: str | None = Field(
+        description="The license of the weights, for the model card. null: that of the weights "
+        "`imagenet` is looked up; for a file it is not known."
+    )
     dropout: Dropout = Field(description="Dropout rate before the output.")
 
     @property
@@ -324,6 +357,18 @@ class Optimizer(Section):
     schedule: Literal["constant", "cosine"] = Field(
         description="`cosine` lowers the learning rate to 0 over the training."
     )
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Share of the steps in which the learning rate rises from 0. Only with "
+        "`cosine`."
+    )
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        description="Gradients whose norm over all weights is larger are scaled down to it. null: "
+        "no clipping."
+    )
+    average: Fraction | None = Field(
+        description="Momentum of a moving average of the weights, such as 0.99. It is validated "
+        "and kept instead of the last weights. null: no average."
+    )
 
 
 class Training(Section):
@@ -334,19 +379,49 @@ class Training(Section):
     )
     fine_tune: Literal["none", "top", "all"] = Field(
         description="Which layers of a pretrained backbone are trained after the last layer: none, "
-        "those with the smallest feature maps, or all. Other models ignore it."
+        "the top blocks, or all. Other models ignore it."
+    )
+    fine_tune_blocks: Annotated[int, Field(ge=1, le=100)] = Field(
+        description="With `fine_tune=top`: how many blocks are trained, from the output down. A "
+        "block is all layers whose feature maps have the same size."
     )
     fine_tune_epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="Epochs in which the backbone is trained, too."
     )
     fine_tune_learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
-        description="Learning rate of these epochs. It rises in the first of them, and then falls "
-        "to 0."
+        description="Learning rate of the backbone in these epochs. It rises in the first of them, "
+        "and then falls to 0."
     )
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(description="Images in a step.")
-    monitor: Literal["val_accuracy", "val_balanced_accuracy", "val_loss"] = Field(
+    fine_tune_head_factor: Annotated[float, Field(ge=1, le=1000)] = Field(
+        description="In these epochs the learning rate of the last layer is so many times that of "
+        "the backbone."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = Field(
+        description="Images in a step. `auto` tries 512, and half of it until the memory of the "
+        "GPU is enough."
+    )
+    loss: Literal["cross_entropy", "focal"] = Field(
+        description="`focal` gives images that are classified well less weight."
+    )
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = Field(
+        description="How much less. Only with `loss=focal`."
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Share of a label that is spread evenly over all classes. 0: off."
+    )
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        description="Weight of each class in the loss: `balanced` makes it inversely proportional "
+        "to the number of training images; or a number for each class, such as `{cat: 1, dog: 3}`."
+    )
+    sampling: Literal["natural", "balanced"] = Field(
+        description="`balanced` shows each class equally often in an epoch; images of rare classes "
+        "are repeated, each time with another augmentation."
+    )
+    monitor: Literal[
+        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_f1_macro", "val_roc_auc"
+    ] = Field(
         description="The metric that selects the best epoch, and decides about early stopping. "
-        "With unequal classes, `val_balanced_accuracy`."
+        "With unequal classes, `val_balanced_accuracy` or `val_f1_macro`."
     )
     patience: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="The training stops after this many epochs without a better value."
@@ -375,6 +450,26 @@ class Training(Section):
         """Whether a lower or a higher value of `monitor` is better."""
         return "min" if sign_of(self.monitor) == 1 else "max"
 
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a pretrained backbone is trained, too."""
+        return self.fine_tune != "none"
+
+    @property
+    def images_per_step(self) -> int:
+        """`batch_size` as a number.
+
+        Raises:
+            ValueError: it is `auto`, and `batch_size.chosen` has not replaced it.
+        """
+        if self.batch_size == "auto":
+            raise ValueError("training.batch_size=auto was not replaced by a number")
+        return self.batch_size
+
+    def with_batch_size(self, images: int) -> "Training":
+        """Return the same settings with a number of images in a step."""
+        return self.model_copy(update={"batch_size": images})
+
 
 class Evaluation(Section):
     """How probabilities become predictions, and when a shortcut is suspected."""
@@ -392,6 +487,10 @@ class Evaluation(Section):
     )
     calibration: Literal["none", "temperature"] = Field(
         description="`temperature` scales the probabilities to fit the validation images."
+    )
+    test_time_augmentation: Literal["none", "flip"] = Field(
+        description="`flip` takes the mean of the probabilities of an image and its mirror image, "
+        "in evaluation and in every later prediction. A prediction takes twice as long."
     )
     shortcut_threshold: Fraction = Field(
         description="A probe is a classifier that sees only file metadata, or only the border of "

@@ -34,11 +34,12 @@ def introduction(report: Mapping[str, Any]) -> str:
         if len(report["classes"]) == 2
         else ""
     )
+    flipped = "Probabilities are the mean of an image and its mirror image. " * report["flip"]
     return (
         f"The CNN `{report['model']}` with {report['parameters']:,} parameters classifies images "
         f"({height} x {width} x {channels}) as {' or '.join(report['classes'])}.{decides} "
         f"{backbone(report)}"
-        f"Temperature {report['temperature']:.4g}. MLflow run `{report['run_id']}`."
+        f"Temperature {report['temperature']:.4g}. {flipped}MLflow run `{report['run_id']}`."
     )
 
 
@@ -47,9 +48,10 @@ def backbone(report: Mapping[str, Any]) -> str:
     known = report["backbone"]
     if not known:
         return ""
+    license_ = known["license"] or "not known (set `model.license`)"
     return (
         f"It began with the pretrained backbone `{known['name']}`, weights {known['weights']} "
-        f"(SHA-256 `{known['sha256']}`): see where they come from for their licence. "
+        f"(SHA-256 `{known['sha256']}`), license of the weights: {license_}. "
     )
 
 

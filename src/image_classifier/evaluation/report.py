@@ -53,6 +53,7 @@ def make_report(
         "threshold": classifier.metadata.threshold,
         "threshold_rule": config.evaluation.threshold,
         "temperature": classifier.metadata.temperature,
+        "flip": classifier.metadata.flip,
         "validation": validation.metrics,
         "test": with_intervals(test),
         "chance": metrics.chance(test.labels, test.predicted, len(dataset.classes)),
@@ -69,7 +70,7 @@ def make_report(
 
 
 def backbone(config: Config) -> dict[str, str] | None:
-    """Return the pretrained backbone, its weights and their SHA-256; None for other models."""
+    """Return the pretrained backbone, its weights, and their license; None for other models."""
     if not isinstance(config.model, PretrainedModel):
         return None
     run = read_record(paths.TRAIN / paths.RUN, "train")
@@ -77,6 +78,7 @@ def backbone(config: Config) -> dict[str, str] | None:
         "name": config.model.backbone,
         "weights": str(config.model.weights),
         "sha256": run.get("backbone_sha256", ""),
+        "license": run.get("backbone_license", ""),
     }
 
 

@@ -27,11 +27,12 @@ def choose_threshold(
     """
     from image_classifier.classifier import apply_temperature  # imports TensorFlow
 
-    plain = classifier.with_metadata(replace(classifier.metadata, temperature=1.0))
+    flip = evaluation.test_time_augmentation == "flip"
+    plain = classifier.with_metadata(replace(classifier.metadata, temperature=1.0, flip=flip))
     validation = predict_split(plain, dataset, "validation")
     threshold, temperature = choose(evaluation, validation.labels, validation.probabilities)
     chosen = classifier.with_metadata(
-        replace(classifier.metadata, threshold=threshold, temperature=temperature)
+        replace(plain.metadata, threshold=threshold, temperature=temperature)
     )
     probabilities = apply_temperature(np.asarray(validation.probabilities, np.float32), temperature)
     predicted = chosen.decide(probabilities)

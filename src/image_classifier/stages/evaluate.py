@@ -40,6 +40,9 @@ def evaluate(config: Config) -> None:
     dataset = load_prepared(config)
     external_sets.check(config)
     run = read_record(paths.TRAIN / paths.RUN, "train", run_id=str, training_key=str)
+    if "batch_size" in run:  # training.batch_size=auto found it
+        found = config.training.with_batch_size(run["batch_size"])
+        config = config.model_copy(update={"training": found})
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.classifier import Classifier, write_metadata
@@ -77,6 +80,7 @@ def evaluate(config: Config) -> None:
             "shortcuts": ", ".join(report["shortcuts"]) or "none found",
             "evaluation.threshold": version.tags["threshold"],
             "evaluation.temperature": version.tags["temperature"],
+            "evaluation.test_time_augmentation": version.tags["test_time_augmentation"],
         }
         runs.log_settings(config)
         registry.log_evaluation(version, validated | headline_metrics(report), tags)

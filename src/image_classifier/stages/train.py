@@ -25,7 +25,7 @@ from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
-from image_classifier.training import resume
+from image_classifier.training import class_balance, resume
 
 if TYPE_CHECKING:
     import keras
@@ -46,6 +46,7 @@ class Trained:
         best_epoch: The best of them, counted from 1.
         value: The best epoch's value of `training.monitor`.
         classifier: The best epoch's model; its threshold is not chosen yet.
+        batch_size: Images in a step.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class Trained:
     best_epoch: int
     value: float
     classifier: "Classifier"
+    batch_size: int
 
 
 def train(config: Config) -> None:
@@ -62,14 +64,17 @@ def train(config: Config) -> None:
         InputError: the images are not prepared, the training diverged, or MLflow failed.
     """
     dataset = load_prepared(config)
-    check_batch_size(config, dataset)
+    check(config, dataset)
     with resume.claim(config, dataset) as state:
         trained = train_model(config, dataset, paths.TRAIN, state)
-        record = {"run_id": trained.run_id, "training_key": state.key}
+        record: dict[str, str | int] = {"run_id": trained.run_id, "training_key": state.key}
+        if config.training.batch_size == "auto":
+            record["batch_size"] = trained.batch_size
         if isinstance(config.model, PretrainedModel):
             from image_classifier.training import backbones
 
             record["backbone_sha256"] = backbones.weights_digest(config.model)
+            record["backbone_license"] = backbones.license_of(config.model)
         new_file(paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
         state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
@@ -100,17 +105,19 @@ def train_model(
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.tracking import connection, runs
     from image_classifier.tracking.epoch_logger import EpochLogger
-    from image_classifier.training import devices, fit
+    from image_classifier.training import batch_size, devices, fit, phases
     from image_classifier.training.checkpoint import Checkpoint
     from image_classifier.training.epoch_file import latest
     from image_classifier.training.timings import Timings
 
     timings = Timings()
-    training = config.training
-    devices.check(training)
-    strategy = devices.configure(training)
+    devices.check(config.training)
+    strategy = devices.configure(config.training)
     print(devices.describe())
     print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
+    with strategy.scope():
+        training = batch_size.chosen(config, dataset, state.folder)
+    config = config.model_copy(update={"training": training})
 
     open_training = partial(
         runs.open_training,
@@ -126,14 +133,16 @@ def train_model(
         progress, _ = latest(state.folder, training)
         timings.earlier = progress.timings
         timings.start_fit()
-        for phase in fit.remaining(config, progress):
+        if not phases.current(config, progress):
+            print(f"This training is finished already, at epoch {progress.epochs}.")
+        while phase := phases.current(config, progress):
             with strategy.scope():
                 model = fit.model_of(config, dataset, phase, state.folder, progress)
             model.summary()
             stoppers = [*fit.stoppers(training), *more_stoppers]
             callbacks = [
                 *stoppers,
-                Checkpoint(state.folder, training, progress, stoppers, timings.spent),
+                Checkpoint(state.folder, training, progress, stoppers, timings.spent, phase),
                 EpochLogger(run_id, progress, training),
             ]
             fit.fit(model, dataset, config, phase, progress, callbacks)
@@ -144,12 +153,14 @@ def train_model(
                 f"The training diverged: val_loss was NaN in every epoch. Lower "
                 f"optimizer.learning_rate={config.optimizer.learning_rate:g}."
             )
-        classifier = write_outputs(config, dataset, output, state, progress, model)
+        classifier = write_outputs(config, dataset, output, state, progress)
 
     with upload_can_be_repeated(state):
         run_id = run_id or open_training()
         with runs.open_run(run_id):
-            trained = Trained(run_id, progress, best_epoch, value, classifier)
+            trained = Trained(
+                run_id, progress, best_epoch, value, classifier, training.images_per_step
+            )
             log_training(config, output, state, trained, timings.spent())
     print(f"Best epoch {best_epoch}: {training.monitor} {value:.4f}.")
     return trained
@@ -161,7 +172,6 @@ def write_outputs(
     output: Path,
     state: resume.ResumeState,
     progress: "Progress",
-    model: "keras.Model",
 ) -> "Classifier":
     """Write the best epoch's model and what describes the training; return the classifier."""
     from image_classifier.classifier import WEIGHTS, Classifier, Metadata, write_metadata
@@ -170,7 +180,8 @@ def write_outputs(
 
     folder = output / paths.MODEL
     folder.mkdir(parents=True, exist_ok=True)
-    fit.best_model(config, dataset, state.folder, progress).save(new_file(folder / WEIGHTS))
+    model = fit.best_model(config, dataset, state.folder, progress)
+    model.save(new_file(folder / WEIGHTS))
     undecided = Metadata(
         classes=dataset.classes,
         threshold=0.5,
@@ -263,14 +274,20 @@ def upload_can_be_repeated(state: resume.ResumeState) -> Iterator[None]:
         ) from error
 
 
-def check_batch_size(config: Config, dataset: PreparedDataset) -> None:
-    """Raise an InputError if a batch would be larger than the training split."""
-    images = len(dataset.indices("train"))
-    if config.training.batch_size > images:
+def check(config: Config, dataset: PreparedDataset) -> None:
+    """Check what can be known before the training.
+
+    Raises:
+        InputError: a batch would be larger than the training split, or the class weights are of
+            other classes.
+    """
+    images, size = len(dataset.indices("train")), config.training.batch_size
+    if size != "auto" and size > images:
         raise InputError(
-            f"training.batch_size={config.training.batch_size} is more than the {images} training "
-            f"images: set it to {images} or less."
+            f"training.batch_size={size} is more than the {images} training images: set it to "
+            f"{images} or less."
         )
+    class_balance.class_weights(config.training, dataset)
 
 
 def run_name(config: Config) -> str:

@@ -24,7 +24,7 @@ from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.project import paths
 from image_classifier.stages.train import (
     Trained,
-    check_batch_size,
+    check,
     train_model,
     upload_can_be_repeated,
 )
@@ -50,7 +50,7 @@ def run(composed: DictConfig) -> float:
             f"run registers its model."
         )
     dataset = load_prepared(config)
-    check_batch_size(config, dataset)
+    check(config, dataset)
     return train_and_register(config, dataset, output, overrides)
 
 
@@ -65,7 +65,7 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
     try:
         config = typed(composed)
         dataset = load_prepared(config)
-        check_batch_size(config, dataset)
+        check(config, dataset)
         monitor = config.training.monitor
         key = identity.job_key(config, dataset)
         value = connection.log_or_continue(partial(parent_run.finished_value, key, monitor))

@@ -21,7 +21,7 @@ DIGEST = "model_sha256"  # a version's tag: the SHA-256 of its files
 # the code that decides what a stored model answers
 SERVING_CODE = [Path(serving.__path__[0]) / name for name in ("prediction.py", "pyfunc_model.py")]
 # the tags that make a version of a run differ from another version of the same run
-DECISION_TAGS = ("threshold", "temperature", "serving_sha256")
+DECISION_TAGS = ("threshold", "temperature", "test_time_augmentation", "serving_sha256")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def register(
 ) -> Version:
     """Store a classifier's folder with the open run, and register it as a new version.
 
-    If the run already has a version with the same threshold, temperature and serving code, that
-    version is returned: a repeat registers nothing.
+    If the run already has a version that decides in the same way, that version is returned: a
+    repeat registers nothing.
 
     Args:
         config: Names the registered model, and gives its limits on images.
@@ -93,6 +93,7 @@ def version_tags(
         "manifest_digest": dataset.digest,
         "threshold": f"{metadata.threshold:.6g}",
         "temperature": f"{metadata.temperature:.6g}",
+        "test_time_augmentation": "flip" if metadata.flip else "none",
         "serving_sha256": hashlib.sha256(code.encode()).hexdigest(),
         **{name: f"{value:.6g}" for name, value in metrics.items()},
     }

@@ -5,15 +5,8 @@ from typing import Literal
 import keras
 from keras import layers
 
-from image_classifier.config.schema import (
-    ArticleModel,
-    CompactModel,
-    Model,
-    Optimizer,
-    PretrainedModel,
-)
+from image_classifier.config.schema import ArticleModel, CompactModel, Model, PretrainedModel
 from image_classifier.training import backbones
-from image_classifier.training.balanced_accuracy import BalancedAccuracy
 
 
 def build(
@@ -58,20 +51,20 @@ def head(model: Model, features: int, classes: int) -> keras.Model:
     return keras.Model(inputs, _probability(layers.Dropout(model.dropout)(inputs), classes))
 
 
-def train_top(model: keras.Model, *, all_layers: bool) -> None:
+def train_top(model: keras.Model, blocks: int | None) -> None:
     """Choose the layers of a pretrained model that are trained.
 
     Args:
         model: From `build`.
-        all_layers: Whether all layers are trained, or only those after the last change of the size
-            of the feature maps. Batch normalisation is not trained in any case.
+        blocks: How many blocks are trained, from the output down; None: all. A block is all layers
+            whose feature maps have the same size. Batch normalisation is not trained in any case.
     """
     sizes = [_size(layer) for layer in model.layers]
-    last = next((size for size in reversed(sizes) if size), 0)
-    top = max((index for index, size in enumerate(sizes) if size > last), default=-1) + 1
+    kept = sorted({size for size in sizes if size})[: blocks or len(sizes)]
+    first = next((index for index, size in enumerate(sizes) if size and size <= kept[-1]), 0)
     for index, layer in enumerate(model.layers):
         if not isinstance(layer, layers.BatchNormalization):
-            layer.trainable = all_layers or index >= top
+            layer.trainable = blocks is None or index >= first
 
 
 def _size(layer: keras.Layer) -> int:
@@ -109,48 +102,3 @@ def compact(x: keras.KerasTensor, model: CompactModel) -> keras.KerasTensor:
         x = layers.ReLU()(x)
     x = layers.GlobalAveragePooling2D()(x)
     return layers.Dropout(model.dropout)(x)
-
-
-def compile_for_training(
-    model: keras.Model, optimizer: Optimizer, steps: int, xla: bool = False, warm_up: int = 0
-) -> None:
-    """Compile a model with its optimizer, the cross-entropy for its output, and its metrics.
-
-    Args:
-        model: From `build`.
-        optimizer: With a cosine schedule the learning rate falls to 0 over all steps.
-        steps: Number of batches in the whole training.
-        xla: Whether XLA compiles the steps; see `devices.compiles_with_xla`.
-        warm_up: In so many steps, the learning rate of a cosine schedule rises from 0.
-    """
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = optimizer.learning_rate
-    if optimizer.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warm_up else optimizer.learning_rate,
-            steps - warm_up,
-            warmup_target=optimizer.learning_rate if warm_up else None,
-            warmup_steps=warm_up,
-        )
-    # without names, Keras calls the metrics accuracy_1 in the second training of a process
-    if model.output_shape[-1] == 1:
-        loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
-        accuracy: keras.metrics.Metric = keras.metrics.BinaryAccuracy(name="accuracy")
-    else:
-        # categorical cross-entropy for integer labels instead of one-hot rows
-        loss = keras.losses.SparseCategoricalCrossentropy()
-        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    metrics = [accuracy, BalancedAccuracy(max(2, model.output_shape[-1]))]
-    model.compile(_optimizer(optimizer, rate), loss=loss, metrics=metrics, jit_compile=xla)
-
-
-def _optimizer(
-    settings: Optimizer, rate: float | keras.optimizers.schedules.LearningRateSchedule
-) -> keras.optimizers.Optimizer:
-    match settings.name:
-        case "adam":
-            return keras.optimizers.Adam(rate)
-        case "adamw":
-            return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-        case "sgd":
-            decay = settings.weight_decay or None
-            return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)

@@ -22,6 +22,26 @@ MIRROR = "IMAGE_CLASSIFIER_WEIGHTS_URL"  # an address that has the files of kera
 TIMEOUT = 30  # seconds without an answer, after which a download fails
 FILE = ".keras"
 
+# The licenses of the weights that keras.applications downloads, by module, as the authors of the
+# weights give them.
+LICENSES = {
+    "convnext": "MIT",
+    "densenet": "BSD-3-Clause",
+    "efficientnet": "Apache-2.0",
+    "efficientnet_v2": "Apache-2.0",
+    "inception_resnet_v2": "Apache-2.0",
+    "inception_v3": "Apache-2.0",
+    "mobilenet": "Apache-2.0",
+    "mobilenet_v2": "Apache-2.0",
+    "mobilenet_v3": "Apache-2.0",
+    "nasnet": "Apache-2.0",
+    "resnet": "MIT",
+    "resnet_v2": "Apache-2.0",
+    "vgg16": "CC-BY-4.0",
+    "vgg19": "CC-BY-4.0",
+    "xception": "MIT",
+}
+
 
 class _Wanted(Exception):
     """Carries the file of weights that keras.applications asks for."""
@@ -67,6 +87,14 @@ def weights_digest(model: PretrainedModel) -> str:
 def _digest(file: Path, modified: int, size: int) -> str:
     """Return the SHA-256 of a file; its time and size tell whether it changed since."""
     return digests.of_file(file)
+
+
+def license_of(model: PretrainedModel) -> str:
+    """Return the license of a backbone's weights; empty if it is not known."""
+    if model.license or model.weights != "imagenet" or model.backbone.endswith(FILE):
+        return model.license or ""
+    # the classes of a family share a module of keras.applications
+    return LICENSES.get(_module(model.backbone).__name__.rsplit(".", 1)[-1], "")
 
 
 def features_of(images: keras.KerasTensor, model: PretrainedModel) -> keras.KerasTensor:

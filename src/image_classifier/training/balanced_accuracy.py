@@ -6,6 +6,16 @@ import keras
 from keras import ops
 
 
+def class_of(outputs: Any) -> Any:
+    """Return the class of each image, int32 of shape (images,), for labels or probabilities.
+
+    Of a mixture of two images, it is the class of the larger part.
+    """
+    if outputs.shape[-1] == 1:
+        return ops.cast(ops.cast(ops.reshape(outputs, (-1,)), "float32") >= 0.5, "int32")
+    return ops.cast(ops.argmax(outputs, axis=-1), "int32")
+
+
 class BalancedAccuracy(keras.metrics.Metric):
     """The mean over the classes of the share of images that are recognised, 0 to 1.
 
@@ -21,12 +31,8 @@ class BalancedAccuracy(keras.metrics.Metric):
         self.images = self.add_weight(shape=(classes,), initializer="zeros", name="images")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch: integer labels, and probabilities of shape (images, outputs)."""
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-        if y_pred.shape[-1] == 1:
-            predicted = ops.cast(ops.reshape(y_pred, (-1,)) >= 0.5, "int32")
-        else:
-            predicted = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        """Count a batch of labels and probabilities, both of shape (images, outputs)."""
+        labels, predicted = class_of(y_true), class_of(y_pred)
         of_class = ops.one_hot(labels, self.classes)
         right = ops.cast(ops.equal(labels, predicted), of_class.dtype)
         self.right.assign_add(ops.sum(of_class * right[:, None], axis=0))

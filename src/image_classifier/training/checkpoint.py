@@ -19,6 +19,7 @@ from image_classifier.training.epoch_file import (
     variables_of,
     write_variables,
 )
+from image_classifier.training.phases import Phase
 from image_classifier.training.progress import Progress
 
 
@@ -37,6 +38,7 @@ class Checkpoint(keras.callbacks.Callback):
         progress: Progress,
         stoppers: Sequence[keras.callbacks.Callback] = (),
         timings: Callable[[], dict[str, float]] = dict,
+        phase: Phase | None = None,
     ) -> None:
         """Store where to write, and what is restored.
 
@@ -47,6 +49,7 @@ class Checkpoint(keras.callbacks.Callback):
             stoppers: The callbacks before this one that may stop the training. They are shown the
                 epochs of earlier attempts first, so that their patience continues.
             timings: Returns the seconds spent so far.
+            phase: What is fitted; without one, the whole training.
         """
         super().__init__()
         self.folder = folder
@@ -54,12 +57,13 @@ class Checkpoint(keras.callbacks.Callback):
         self.progress = progress
         self.stoppers = stoppers
         self.timings = timings
+        self.phase = phase or Phase("whole", 0, training.epochs)
         self.pool = ThreadPoolExecutor(1, initializer=_lower_priority)
         self.writing: Future[None] | None = None
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        """Show the stoppers the epochs of earlier attempts."""
-        for epoch in range(self.progress.epochs):
+        """Show the stoppers the epochs of this phase in earlier attempts."""
+        for epoch in range(self.phase.first, self.progress.epochs):
             seen = {name: values[epoch] for name, values in self.progress.history.items()}
             for stopper in self.stoppers:
                 stopper.on_epoch_end(epoch, seen)
@@ -71,6 +75,9 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in logs.items():
             self.progress.history.setdefault(name, []).append(float(value))
         self.progress.stopped = bool(self.model.stop_training)
+        if self.phase.name == "head" and self._out_of_patience() and self.training.fine_tunes:
+            # only this phase ends early
+            self.progress.stopped, self.progress.head_epochs = False, self.progress.epochs
         self.progress.timings = self.timings()
         # No copies (checked with TensorFlow 2.21): TensorFlow never changes a tensor while someone
         # holds it; the next step gives the variable other memory. test_checkpoint.py checks this.
@@ -83,6 +90,12 @@ class Checkpoint(keras.callbacks.Callback):
         """Wait until the last file is written; raise the error if there was one."""
         self._wait()
         self.pool.shutdown()
+
+    def _out_of_patience(self) -> bool:
+        return any(
+            isinstance(stopper, keras.callbacks.EarlyStopping) and stopper.stopped_epoch
+            for stopper in self.stoppers
+        )
 
     def _wait(self) -> None:
         if self.writing is not None:

@@ -34,6 +34,11 @@ def describe() -> str:
     return f"TensorFlow {tf.__version__}: {processors}"
 
 
+def has_gpu() -> bool:
+    """Return whether TensorFlow sees a GPU."""
+    return bool(_gpus())
+
+
 def check(training: Training) -> None:
     """Check that the devices exist which the settings need.
 
@@ -71,7 +76,7 @@ def compiles_with_xla(training: Training) -> bool:
     On the CPU its convolutions take nine times as long, and some of its operations are not
     deterministic.
     """
-    return bool(_gpus()) and not training.deterministic
+    return has_gpu() and not training.deterministic
 
 
 def _gpus() -> list[tf.config.PhysicalDevice]:

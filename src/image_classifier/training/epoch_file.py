@@ -91,9 +91,35 @@ def assign_weights(model: keras.Model, folder: Path, epoch: int) -> None:
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
-    """Return every variable that decides how the training of a compiled model continues."""
+    """Return every variable that decides how the training of a compiled model continues.
+
+    The variables of the model come first. With a moving average of the weights, each average takes
+    the place of its weight, and the weight that of the average: so the first part of a file always
+    has the weights that were validated.
+    """
     model.optimizer.build(model.trainable_variables)
-    return [*model.variables, *model.optimizer.variables]
+    variables = [*model.variables, *model.optimizer.variables]
+    exchanged: dict[int, keras.Variable] = {}
+    for weight, average in _averages(model.optimizer):
+        exchanged |= {id(weight): average, id(average): weight}
+    return [exchanged.get(id(variable), variable) for variable in variables]
+
+
+def _averages(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Return the weights that have a moving average, each with its average."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16
+    parts = getattr(optimizer, "optimizers", [optimizer])
+    return [
+        pair
+        for part in parts
+        if part.use_ema
+        # no public attribute of Keras has them; keras.callbacks.SwapEMAWeights reads the same
+        for pair in zip(
+            part._trainable_variables, part._model_variables_moving_average, strict=True
+        )
+    ]
 
 
 def _read(path: Path) -> tuple[Progress, list[npt.NDArray[np.generic]]]:

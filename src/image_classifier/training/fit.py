@@ -2,49 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import keras
 import tensorflow as tf
 
-from image_classifier.config.schema import Config, PretrainedModel, Training
+from image_classifier.config.schema import Config, Optimizer, Training
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.training import architectures, batches, devices
+from image_classifier.training.compilation import compile_for_training
 from image_classifier.training.epoch_file import assign_weights, restore
 from image_classifier.training.features import cached_features
+from image_classifier.training.phases import Phase, phases
 from image_classifier.training.progress import Progress
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training, from one epoch to another, counted from 0.
-
-    `whole` fits all layers. A pretrained model has two phases: `head` fits the last layer on the
-    features of the backbone; `fine-tuning` then fits the backbone, too.
-    """
-
-    name: Literal["whole", "head", "fine-tuning"]
-    first: int
-    last: int
-
-
-def phases(config: Config) -> list[Phase]:
-    """Return the phases of a training."""
-    model, training = config.model, config.training
-    if not isinstance(model, PretrainedModel) or not model.is_trained:
-        return [Phase("whole", 0, training.epochs)]
-    head = Phase("head", 0, training.epochs)
-    if training.fine_tune == "none":
-        return [head]
-    return [head, Phase("fine-tuning", head.last, head.last + training.fine_tune_epochs)]
-
-
-def remaining(config: Config, progress: Progress) -> list[Phase]:
-    """Return the phases that earlier attempts have not finished; at least the last one."""
-    known = phases(config)
-    return [phase for phase in known if phase.last > progress.epochs] or known[-1:]
 
 
 def model_of(
@@ -70,8 +41,8 @@ def model_of(
 def compiled_model(config: Config, dataset: PreparedDataset, phase: Phase) -> keras.Model:
     """Return the model to fit in a phase, with its optimizer, loss and metrics."""
     training, optimizer, model = config.training, config.optimizer, config.model
-    classes, warm_up = len(dataset.classes), 0
-    steps = batches.steps_per_epoch(len(dataset.indices("train")), training.batch_size)
+    classes, head_factor = len(dataset.classes), 1.0
+    steps = batches.steps_per_epoch(len(dataset.indices("train")), training.images_per_step)
     features = cached_features(config, dataset) if phase.name == "head" else None
     # whether the features had to be computed, and which phase ran before, changes no weight
     keras.utils.set_random_seed(training.seed)
@@ -83,18 +54,31 @@ def compiled_model(config: Config, dataset: PreparedDataset, phase: Phase) -> ke
         )
         built = architectures.build(model, config.image.shape, classes, precision)
     if phase.name == "fine-tuning":
-        architectures.train_top(built, all_layers=training.fine_tune == "all")
-        rate = {"learning_rate": training.fine_tune_learning_rate, "schedule": "cosine"}
-        optimizer = optimizer.model_copy(update=rate)
-        warm_up = steps
-    architectures.compile_for_training(
+        top = training.fine_tune == "top"
+        architectures.train_top(built, training.fine_tune_blocks if top else None)
+        optimizer = fine_tuning_optimizer(config)
+        head_factor = training.fine_tune_head_factor
+    compile_for_training(
         built,
         optimizer,
+        training,
         steps * (phase.last - phase.first),
-        devices.compiles_with_xla(training),
-        min(warm_up, steps * (phase.last - phase.first) // 2),
+        head_factor=head_factor,
+        xla=devices.compiles_with_xla(training),
     )
     return built
+
+
+def fine_tuning_optimizer(config: Config) -> Optimizer:
+    """Return the optimizer of the second phase: its rate rises in the first epoch, then falls."""
+    epochs = config.training.fine_tune_epochs
+    return config.optimizer.model_copy(
+        update={
+            "learning_rate": config.training.fine_tune_learning_rate,
+            "schedule": "cosine",
+            "warm_up": 1 / epochs if epochs > 1 else 0.5,
+        }
+    )
 
 
 def stoppers(training: Training) -> list[keras.callbacks.Callback]:
@@ -125,18 +109,17 @@ def fit(
         progress: The epochs of earlier attempts.
         callbacks: Called in this order; a `Checkpoint` among them adds the epochs to `progress`.
     """
-    if progress.stopped or progress.epochs >= phase.last:
-        print(f"This training is finished already, at epoch {progress.epochs}: nothing to train.")
-        return
     if progress.epochs > phase.first:
         print(f"Continuing an earlier attempt after epoch {progress.epochs}.")
     elif phase.name != "whole":
         print(f"{phase.name}: epochs {phase.first + 1} to {phase.last}.")
     training_data, validation_data = _data(dataset, config, phase, progress)
+    if config.optimizer.average is not None:
+        callbacks = [keras.callbacks.SwapEMAWeights(), *callbacks]  # validates the average
     model.fit(
         training_data,
         steps_per_epoch=batches.steps_per_epoch(
-            len(dataset.indices("train")), config.training.batch_size
+            len(dataset.indices("train")), config.training.images_per_step
         ),
         initial_epoch=progress.epochs,
         epochs=phase.last,
@@ -150,19 +133,17 @@ def fit(
 def _data(
     dataset: PreparedDataset, config: Config, phase: Phase, progress: Progress
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    training, epochs = config.training, range(progress.epochs, phase.last)
+    size, epochs = config.training.images_per_step, range(progress.epochs, phase.last)
     validation = dataset.indices("validation")
     if phase.name == "head":
         features = cached_features(config, dataset)
         return (
-            batches.feature_batches(dataset, features, training.batch_size, training.seed, epochs),
-            batches.plain_feature_batches(dataset, features, validation, training.batch_size),
+            batches.feature_batches(dataset, features, config, epochs),
+            batches.plain_feature_batches(dataset, features, validation, size),
         )
     return (
-        batches.training_batches(
-            dataset, config.augmentation, training.batch_size, training.seed, epochs
-        ),
-        batches.plain_batches(dataset, validation, training.batch_size),
+        batches.training_batches(dataset, config, epochs),
+        batches.plain_batches(dataset, validation, size),
     )
 
 
@@ -191,7 +172,7 @@ def assign_best(
 ) -> None:
     """Give a whole model the weights of the best epoch, which may be one of the head alone."""
     epoch = progress.best(config.training)[0]
-    first = phases(config)[0]
+    first = phases(config, progress)[0]
     if first.name != "head" or epoch > first.last:
         assign_weights(model, folder, epoch)
         return

@@ -12,14 +12,16 @@ class Progress:
     """How far a training has come, in all its attempts.
 
     Attributes:
-        history: `loss`, `accuracy` and `balanced_accuracy`, of training and, with `val_` before
-            the name, of validation; one value for each epoch.
+        history: `loss`, `accuracy`, `balanced_accuracy` and the monitored metric, of training and,
+            with `val_` before the name, of validation; one value for each epoch.
         stopped: Whether the training ended before its last epoch.
+        head_epochs: The epochs of the first phase of a pretrained model, if patience ended it.
         timings: Seconds spent so far; see `Timings`.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     stopped: bool = False
+    head_epochs: int | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -50,13 +52,12 @@ class Progress:
         best = max(1, self.best(training, epoch)[0])
         # The best loss comes first: MLflow's comparison opens on the first metric, and with some
         # dozens of validation images many epochs have the same accuracy.
+        measured = dict.fromkeys(
+            ["val_loss", "val_accuracy", "val_balanced_accuracy", training.monitor]
+        )
         return {
-            "best_val_loss": history["val_loss"][best - 1],
-            "best_val_accuracy": history["val_accuracy"][best - 1],
-            "best_val_balanced_accuracy": history["val_balanced_accuracy"][best - 1],
+            **{f"best_{name}": history[name][best - 1] for name in measured},
             "train_accuracy": history["accuracy"][-1],
             "train_loss": history["loss"][-1],
-            "val_accuracy": history["val_accuracy"][-1],
-            "val_balanced_accuracy": history["val_balanced_accuracy"][-1],
-            "val_loss": history["val_loss"][-1],
+            **{name: history[name][-1] for name in measured},
         }

@@ -1,0 +1,45 @@
+"""The phases of a training: a pretrained model has two, others have one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from image_classifier.config.schema import Config, PretrainedModel
+from image_classifier.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training, from one epoch to another, counted from 0.
+
+    `whole` fits all layers. A pretrained model has two phases: `head` fits the last layer on the
+    features of the backbone; `fine-tuning` then fits the backbone, too.
+    """
+
+    name: Literal["whole", "head", "fine-tuning"]
+    first: int
+    last: int
+
+
+def phases(config: Config, progress: Progress | None = None) -> list[Phase]:
+    """Return the phases of a training.
+
+    Args:
+        config: All settings.
+        progress: The epochs so far; patience may have ended the first phase early.
+    """
+    model, training = config.model, config.training
+    if not isinstance(model, PretrainedModel) or not model.is_trained:
+        return [Phase("whole", 0, training.epochs)]
+    early = progress.head_epochs if progress else None
+    head = Phase("head", 0, training.epochs if early is None else early)
+    if not training.fine_tunes:
+        return [head]
+    return [head, Phase("fine-tuning", head.last, head.last + training.fine_tune_epochs)]
+
+
+def current(config: Config, progress: Progress) -> Phase | None:
+    """Return the phase that the next epoch belongs to; None when the training is finished."""
+    if progress.stopped:
+        return None
+    unfinished = [phase for phase in phases(config, progress) if phase.last > progress.epochs]
+    return unfinished[0] if unfinished else None
