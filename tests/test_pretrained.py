@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -13,7 +14,14 @@ from image_classifier.config import compose
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.training import architectures, backbones, fit, identity, phases
+from image_classifier.training import (
+    architectures,
+    automatic,
+    backbones,
+    fit,
+    identity,
+    phases,
+)
 from test_training import Kill, Killed, same_variables, train
 
 HEIGHT, WIDTH = 20, 24
@@ -48,7 +56,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def settings(backbone: object, *overrides: str) -> Config:
     return compose.config_of(
         "model=pretrained", f"model.backbone={backbone}", f"image.height={HEIGHT}",
-        f"image.width={WIDTH}", "training.epochs=3", "training.fine_tune_epochs=2", *overrides,
+        f"image.width={WIDTH}", "training.epochs=3", "training.fine_tune=none",
+        "training.fine_tune_epochs=2", *overrides,
     )  # fmt: skip
 
 
@@ -249,3 +258,44 @@ def test_weights_with_another_digest_than_keras_expects_are_refused(
     with pytest.raises(InputError, match="another content than Keras expects"):
         from_mirror("EfficientNetV2B0", b"something else", folder, monkeypatch)
     assert not list((folder / "home/models").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "license_"),
+    [("EfficientNetV2B0", "Apache-2.0"), ("ResNet50", "MIT"), ("DenseNet121", "BSD-3-Clause")],
+)
+def test_the_license_of_weights_of_keras_applications_is_known(name: str, license_: str):
+    assert backbones.license_of(settings(name).model) == license_
+
+
+def test_every_model_of_keras_applications_has_a_license_and_a_size():
+    for name in backbones.names():
+        assert backbones.license_of(settings(name).model)
+        size = compose.config_of("image.height=100", "image.width=100").image
+        assert " x " in backbones.remark_on_size(settings(name).model, size)
+
+
+def test_the_license_of_a_file_is_what_a_setting_says(backbone: Path):
+    assert backbones.license_of(settings(backbone).model) == ""
+    named = settings(backbone, "model.license=CC0-1.0")
+    assert backbones.license_of(named.model) == "CC0-1.0"
+
+
+def test_images_of_another_size_than_the_backbone_was_trained_on_get_a_remark():
+    large = compose.config_of("model=pretrained_large")
+    assert (large.image.height, large.image.width) == (384, 384)
+    assert backbones.remark_on_size(large.model, large.image) == ""
+    other = compose.config_of("model=pretrained", "model.backbone=InceptionV3")
+    remark = backbones.remark_on_size(other.model, other.image)
+    assert "299 x 299" in remark
+    assert "image.height=299 image.width=299" in remark
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(200, 20), (1229, 6), (20_000, 3)])
+def test_fewer_images_are_fine_tuned_for_more_epochs(
+    dataset: PreparedDataset, folder: Path, images: int, epochs: int
+):
+    rows = [replace(dataset.rows[0], split="train")] * images
+    many = replace(dataset, rows=rows, labels=np.zeros(images, int))
+    config = compose.config_of("model=pretrained")
+    assert automatic.resolved(config, many, folder).fine_tune_epochs == epochs

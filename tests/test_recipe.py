@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from image_classifier.classifier import Classifier, Metadata
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.training import batch_size, batches, fit, phases
+from image_classifier.training import automatic, batches, fit, phases
 from image_classifier.training.compilation import metrics_of
 from test_training import Kill, Killed, same_variables, tiny, train
 
@@ -199,11 +199,11 @@ def test_the_batch_size_is_halved_until_the_memory_is_enough(
 
     monkeypatch.setattr(keras.Model, "train_on_batch", step)
     config = tiny("training.batch_size=auto")
-    assert batch_size.chosen(config, dataset, tmp_path).batch_size == 5  # 21, 10, 5
+    assert automatic.resolved(config, dataset, tmp_path).batch_size == 5  # 21, 10, 5
     monkeypatch.undo()
-    assert batch_size.chosen(config, dataset, tmp_path).batch_size == 5  # a restart keeps it
+    assert automatic.resolved(config, dataset, tmp_path).batch_size == 5  # a restart keeps it
 
 
 def test_without_a_gpu_auto_is_32(dataset: PreparedDataset, tmp_path: Path):
     config = tiny("training.batch_size=auto")
-    assert batch_size.chosen(config, dataset, tmp_path).batch_size == 21  # images of training
+    assert automatic.resolved(config, dataset, tmp_path).batch_size == 21  # images of training

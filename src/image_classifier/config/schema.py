@@ -385,8 +385,9 @@ class Training(Section):
         description="With `fine_tune=top`: how many blocks are trained, from the output down. A "
         "block is all layers whose feature maps have the same size."
     )
-    fine_tune_epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        description="Epochs in which the backbone is trained, too."
+    fine_tune_epochs: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = Field(
+        description="Epochs in which the backbone is trained, too. `auto`: about 200 steps, in 3 "
+        "to 20 epochs."
     )
     fine_tune_learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
         description="Learning rate of the backbone in these epochs. It rises in the first of them, "
@@ -460,11 +461,22 @@ class Training(Section):
         """`batch_size` as a number.
 
         Raises:
-            ValueError: it is `auto`, and `batch_size.chosen` has not replaced it.
+            ValueError: it is `auto`, and `automatic.resolved` has not replaced it.
         """
         if self.batch_size == "auto":
             raise ValueError("training.batch_size=auto was not replaced by a number")
         return self.batch_size
+
+    @property
+    def fine_tune_epochs_number(self) -> int:
+        """`fine_tune_epochs` as a number.
+
+        Raises:
+            ValueError: it is `auto`, and `automatic.resolved` has not replaced it.
+        """
+        if self.fine_tune_epochs == "auto":
+            raise ValueError("training.fine_tune_epochs=auto was not replaced by a number")
+        return self.fine_tune_epochs
 
     def with_batch_size(self, images: int) -> "Training":
         """Return the same settings with a number of images in a step."""

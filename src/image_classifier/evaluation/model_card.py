@@ -52,6 +52,7 @@ def backbone(report: Mapping[str, Any]) -> str:
     return (
         f"It began with the pretrained backbone `{known['name']}`, weights {known['weights']} "
         f"(SHA-256 `{known['sha256']}`), license of the weights: {license_}. "
+        + (f"{known['remark']}. " if known["remark"] else "")
     )
 
 

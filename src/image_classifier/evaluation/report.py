@@ -79,6 +79,7 @@ def backbone(config: Config) -> dict[str, str] | None:
         "weights": str(config.model.weights),
         "sha256": run.get("backbone_sha256", ""),
         "license": run.get("backbone_license", ""),
+        "remark": run.get("backbone_remark", ""),
     }
 
 

@@ -75,6 +75,7 @@ def train(config: Config) -> None:
 
             record["backbone_sha256"] = backbones.weights_digest(config.model)
             record["backbone_license"] = backbones.license_of(config.model)
+            record["backbone_remark"] = backbones.remark_on_size(config.model, config.image)
         new_file(paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
         state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
@@ -105,7 +106,7 @@ def train_model(
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.tracking import connection, runs
     from image_classifier.tracking.epoch_logger import EpochLogger
-    from image_classifier.training import batch_size, devices, fit, phases
+    from image_classifier.training import automatic, backbones, devices, fit, phases
     from image_classifier.training.checkpoint import Checkpoint
     from image_classifier.training.epoch_file import latest
     from image_classifier.training.timings import Timings
@@ -115,8 +116,12 @@ def train_model(
     strategy = devices.configure(config.training)
     print(devices.describe())
     print(f"classes: {dict(enumerate(dataset.classes))}, image shape: {config.image.shape}")
+    if isinstance(config.model, PretrainedModel) and (
+        remark := backbones.remark_on_size(config.model, config.image)
+    ):
+        print(f"WARNING: {remark}")
     with strategy.scope():
-        training = batch_size.chosen(config, dataset, state.folder)
+        training = automatic.resolved(config, dataset, state.folder)
     config = config.model_copy(update={"training": training})
 
     open_training = partial(

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import re
 import urllib.error
 import urllib.request
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any, cast
 import keras
 from keras import layers, ops
 
-from image_classifier.config.schema import PretrainedModel
+from image_classifier.config.schema import Image, PretrainedModel
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.project.files import whole_file
@@ -40,6 +41,23 @@ LICENSES = {
     "vgg16": "CC-BY-4.0",
     "vgg19": "CC-BY-4.0",
     "xception": "MIT",
+}
+
+
+# The sizes, in pixels, of the images that the weights `imagenet` were trained on, by name.
+OWN_SIZES = {
+    "EfficientNetB1|EfficientNetV2B1": 240,
+    "EfficientNetB2|EfficientNetV2B2": 260,
+    "EfficientNetB3|EfficientNetV2B3": 300,
+    "EfficientNetB4": 380,
+    "EfficientNetV2S": 384,
+    "EfficientNetB5": 456,
+    "EfficientNetV2[ML]": 480,
+    "EfficientNetB6": 528,
+    "EfficientNetB7": 600,
+    "Inception.*|Xception": 299,
+    "NASNetLarge": 331,
+    ".*": 224,
 }
 
 
@@ -95,6 +113,20 @@ def license_of(model: PretrainedModel) -> str:
         return model.license or ""
     # the classes of a family share a module of keras.applications
     return LICENSES.get(_module(model.backbone).__name__.rsplit(".", 1)[-1], "")
+
+
+def remark_on_size(model: PretrainedModel, image: Image) -> str:
+    """Return a sentence if images have another size than those that a backbone was trained on."""
+    pattern = next((name for name in OWN_SIZES if re.fullmatch(name, model.backbone)), None)
+    if pattern is None or model.weights != "imagenet":
+        return ""
+    own = OWN_SIZES[pattern]
+    if (image.height, image.width) == (own, own):
+        return ""
+    return (
+        f"{model.backbone} was trained on images of {own} x {own} pixels; these have "
+        f"{image.height} x {image.width}. For its own size: image.height={own} image.width={own}"
+    )
 
 
 def features_of(images: keras.KerasTensor, model: PretrainedModel) -> keras.KerasTensor:
@@ -169,9 +201,10 @@ def _module(name: str) -> ModuleType:
     Raises:
         InputError: there is none of this name.
     """
-    for module in vars(keras.applications).values():
-        if all(hasattr(module, wanted) for wanted in (name, "preprocess_input")):
-            return cast(ModuleType, module)
+    if name in names():
+        # not every public module has its classes: keras.applications.mobilenet_v3 does not
+        family = getattr(keras.applications, name).__module__.rsplit(".", 1)[-1]
+        return cast(ModuleType, getattr(keras.applications, family))
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0) or names()[:1]
     raise InputError(
         f"model.backbone={name} is not a model of keras.applications. The nearest name is "

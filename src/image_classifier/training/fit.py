@@ -71,7 +71,7 @@ def compiled_model(config: Config, dataset: PreparedDataset, phase: Phase) -> ke
 
 def fine_tuning_optimizer(config: Config) -> Optimizer:
     """Return the optimizer of the second phase: its rate rises in the first epoch, then falls."""
-    epochs = config.training.fine_tune_epochs
+    epochs = config.training.fine_tune_epochs_number
     return config.optimizer.model_copy(
         update={
             "learning_rate": config.training.fine_tune_learning_rate,

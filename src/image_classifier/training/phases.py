@@ -34,7 +34,7 @@ def phases(config: Config, progress: Progress | None = None) -> list[Phase]:
     head = Phase("head", 0, training.epochs if early is None else early)
     if not training.fine_tunes:
         return [head]
-    return [head, Phase("fine-tuning", head.last, head.last + training.fine_tune_epochs)]
+    return [head, Phase("fine-tuning", head.last, head.last + training.fine_tune_epochs_number)]
 
 
 def current(config: Config, progress: Progress) -> Phase | None:

@@ -1,4 +1,4 @@
-"""training.batch_size=auto: the largest batch that fits into the memory of the GPU."""
+"""The settings of a training whose value is `auto`."""
 
 from pathlib import Path
 
@@ -17,30 +17,39 @@ LARGEST = 512  # above, a training of a few thousand images has too few steps
 WITHOUT_GPU = 32  # larger batches are not faster on a CPU
 FILE = "batch_size"  # in the folder of the training: a restart must use the same
 
+# A few hundred steps are enough to fine-tune: measured with 215, 309 and 1,229 training images.
+FINE_TUNE_STEPS = 200
+FINE_TUNE_EPOCHS = (3, 20)
 
-def chosen(config: Config, dataset: PreparedDataset, folder: Path) -> Training:
-    """Return the settings of the training with a number as batch size.
+
+def resolved(config: Config, dataset: PreparedDataset, folder: Path) -> Training:
+    """Return the settings of the training with a number for each `auto`.
 
     Args:
         config: All settings.
         dataset: The prepared images.
-        folder: The folder of the training, which keeps the number for a restart.
+        folder: The folder of the training, which keeps the batch size for a restart.
 
     Raises:
         InputError: the memory is not enough for a single image.
     """
     training = config.training
-    if training.batch_size != "auto":
-        return training
-    file = folder / FILE
-    if not file.is_file():
-        new_file(file).write_text(str(_largest(config, dataset)))
-    size = int(file.read_text())
-    print(f"training.batch_size=auto: {size} images in a step.")
-    return training.with_batch_size(size)
+    if training.batch_size == "auto":
+        file = folder / FILE
+        if not file.is_file():
+            new_file(file).write_text(str(_largest_batch(config, dataset)))
+        training = training.with_batch_size(int(file.read_text()))
+        print(f"training.batch_size=auto: {training.batch_size} images in a step.")
+    if training.fine_tune_epochs == "auto":
+        steps = batches.steps_per_epoch(len(dataset.indices("train")), training.images_per_step)
+        epochs = int(np.clip(-(-FINE_TUNE_STEPS // steps), *FINE_TUNE_EPOCHS))
+        training = training.model_copy(update={"fine_tune_epochs": epochs})
+        if len(phases(config.model_copy(update={"training": training}))) > 1:
+            print(f"training.fine_tune_epochs=auto: {epochs} epochs.")
+    return training
 
 
-def _largest(config: Config, dataset: PreparedDataset) -> int:
+def _largest_batch(config: Config, dataset: PreparedDataset) -> int:
     images = len(dataset.indices("train"))
     size = min(LARGEST if devices.has_gpu() else WITHOUT_GPU, images)
     while size:
@@ -56,7 +65,8 @@ def _largest(config: Config, dataset: PreparedDataset) -> int:
 
 def _fits(config: Config, dataset: PreparedDataset, size: int) -> bool:
     """Return whether a training step with so many images fits into the memory."""
-    tried = config.model_copy(update={"training": config.training.with_batch_size(size)})
+    numbers = {"batch_size": size, "fine_tune_epochs": 1}
+    tried = config.model_copy(update={"training": config.training.model_copy(update=numbers)})
     images = np.zeros((size, *config.image.shape), np.uint8)
     labels = batches.targets(dataset, dataset.indices("train")[:size])
     try:
