@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SHRUNK, Project, new_project
+from conftest import SHRUNK, Project, copy_of, new_project
 
 STAGES = ["fetch", "external", "split", "prepare", "train --stage", "evaluate", "promote"]
 
@@ -20,12 +20,10 @@ def cached(project: Project) -> dict[Path, str]:
     "kind",
     ["symlink", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hardlink", "copy"))],
 )
-def test_every_stage_runs_on_links_into_the_cache(
-    kind: str, tmp_path_factory: pytest.TempPathFactory
-):
-    project = new_project(tmp_path_factory.mktemp(kind), *SHRUNK, "training.epochs=1")
+def test_every_stage_runs_on_links_into_the_cache(kind: str, tmp_path: Path, project: Project):
+    project = copy_of(project, tmp_path / "project")
     project.run("dvc", "config", "--local", "cache.type", kind)
-    project.run("dvc", "repro")
+    project.run("dvc", "checkout", "--relink")
     record = project.folder / "build/train/run.json"
     assert record.is_symlink() == (kind == "symlink")
     assert (record.stat().st_nlink > 1) == (kind == "hardlink")

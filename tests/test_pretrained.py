@@ -144,7 +144,7 @@ def test_fine_tuning_never_loses_to_its_own_head(
         assert (ours == theirs).all()
 
 
-@pytest.mark.parametrize("killed_after", [1, 2, 3, 4])
+@pytest.mark.parametrize("killed_after", [2, 3, 4])  # in the first phase, between, in the second
 def test_a_training_that_is_killed_in_either_phase_ends_with_the_same_weights(
     dataset: PreparedDataset, folder: Path, backbone: Path, killed_after: int
 ):
