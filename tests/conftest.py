@@ -222,6 +222,20 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def small_backbone(path: Path, height: int, width: int) -> None:
+    """Write a backbone of three convolutions, with random weights and batch normalisation."""
+    import keras  # imports TensorFlow
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    x = inputs = keras.Input((height, width, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(x)
+    for filters in (8, 16, 32):
+        x = layers.BatchNormalization()(layers.Conv2D(filters, 3, 2, "same")(x))
+        x = layers.ReLU()(x)
+    keras.Model(inputs, x).save(path)
+
+
 @contextmanager
 def running_server(command: list[str], page: str, project: Project) -> Iterator[str]:
     """Run a server on a free port, added to the command, in a folder; yield its address."""

@@ -11,7 +11,7 @@ import mlflow
 import psutil
 import pytest
 
-from conftest import SHRUNK, Project, copy_of
+from conftest import SHRUNK, Project, copy_of, new_project, small_backbone
 
 LONGER = [*SHRUNK, "training.epochs=8", "training.batch_size=4"]
 TRAIN = [sys.executable, "-m", "image_classifier", "train", *LONGER]
@@ -113,3 +113,44 @@ def test_a_kill_at_a_random_moment_loses_nothing(killed: Project, number: int):
     assert weights_of(killed, output) == killed.weights
     # a training that was through before the kill has its own run
     assert all(client.get_run(run_id).info.status == "FINISHED" for run_id in new)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]:
+    """A project with prepared images, and the command that trains a pretrained model on them."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    small_backbone(folder / "backbone.keras", 48, 48)
+    words = [
+        "model=pretrained", f"model.backbone={folder / 'backbone.keras'}",
+        *(word for word in SHRUNK if not word.startswith("training.")), "image.fit=squash",
+        "training.epochs=6", "training.fine_tune_epochs=6", "training.batch_size=2",
+    ]  # fmt: skip
+    project = new_project(folder / "project", *words)
+    project.run("dvc", "repro", "prepare")
+    command = [sys.executable, "-m", "image_classifier", "train", *words]
+    project.weights = weights_of(project, project.run(*command))
+    return project, command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
+def test_a_kill_at_a_random_moment_of_either_phase_loses_nothing(
+    pretrained: tuple[Project, list[str]], number: int
+):
+    project, command = pretrained
+    after = random.Random(number).uniform(0, 12)  # epochs
+    moment = random.Random(number + 100).uniform(0, 0.3)  # seconds
+
+    def reached() -> bool:
+        if epochs_of(project) < int(after):
+            return False
+        time.sleep(moment)
+        return True
+
+    kill(project, command, reached)
+    log = (project.folder / "killed.log").read_text()
+    print(f"killed in epoch {epochs_of(project) + 1}, fine-tuning: {'fine-tuning:' in log}")
+    output = project.run(*command)
+    assert weights_of(project, output) == project.weights
+    run = mlflow.MlflowClient(project.store).get_run(run_of(output))
+    assert run.info.status == "FINISHED"
