@@ -205,7 +205,7 @@ def write_outputs(
     learning_curves.write_history(progress, output / paths.HISTORY)
     learning_curves.plot_learning_curves(progress, best_epoch, output / paths.CURVES)
     learning_curves.write_layers(model, output / paths.SUMMARY)
-    return Classifier.load(folder)
+    return Classifier(model, undecided)
 
 
 def log_training(

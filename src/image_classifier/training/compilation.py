@@ -19,6 +19,7 @@ def compile_for_training(
     *,
     head_factor: float = 1,
     xla: bool = False,
+    steps_at_once: int = 1,
 ) -> None:
     """Compile a model with its optimizer, its loss, and its metrics.
 
@@ -29,6 +30,7 @@ def compile_for_training(
         steps: Number of batches in the whole training.
         head_factor: The learning rate of the last layer is so many times that of the others.
         xla: Whether XLA compiles the steps; see `devices.compiles_with_xla`.
+        steps_at_once: How many steps TensorFlow runs before it returns to Python.
     """
     classes = max(2, model.output_shape[-1])
     chosen = _optimizer(optimizer, steps, 1)
@@ -40,6 +42,7 @@ def compile_for_training(
         loss=_loss(training, classes),
         metrics=metrics_of(training, classes),
         jit_compile=xla,
+        steps_per_execution=steps_at_once,
     )
 
 
