@@ -63,7 +63,10 @@ def test_the_average_differs_from_the_last_weights(dataset: PreparedDataset, tmp
 
 def test_the_head_learns_faster_than_the_backbone(dataset: PreparedDataset):
     """A step of Adam changes each weight by about its learning rate."""
-    config = tiny("training.fine_tune_head_factor=10", "training.batch_size=21")
+    config = tiny(
+        "training.fine_tune_head_factor=10", "training.fine_tune_epochs=10",
+        "training.batch_size=21",
+    )  # fmt: skip
     model = fit.compiled_model(config, dataset, phases.Phase("fine-tuning", 0, 10))
     (batch,) = batches.training_batches(dataset, config, range(1))
     model.train_on_batch(*batch)  # the rate of the first step is 0

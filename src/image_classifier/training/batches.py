@@ -109,30 +109,31 @@ def feature_batches(
 
     Args:
         dataset: Labels and splits.
-        features: float32 array of shape (rows, features).
+        features: float32 array of shape (rows, features), which may lie on disk.
         config: All settings; `training` is used.
         epochs: See `training_batches`.
     """
     rows = dataset.indices("train")
-    own, labels = np.asarray(features[rows]), targets(dataset, rows)
+    labels = targets(dataset, rows)
 
     def load(epoch: Epoch, places: Rows) -> tuple[Floats, Floats]:
-        return own[epoch.rows[places]], labels[epoch.rows[places]]
+        chosen = epoch.rows[places]
+        return np.asarray(features[rows[chosen]]), labels[chosen]
 
-    return _training_pipeline(dataset, config, own, load, epochs)
+    return _training_pipeline(dataset, config, features, load, epochs)
 
 
 def plain_feature_batches(
     dataset: PreparedDataset, features: Floats, rows: Rows, batch_size: int
 ) -> tf.data.Dataset:
     """Return batches like `feature_batches`, of the given rows in their order."""
-    own, labels = np.asarray(features[rows]), targets(dataset, rows)
+    labels = targets(dataset, rows)
 
     def load(step: int) -> tuple[Floats, Floats]:
         part = slice(int(step) * batch_size, (int(step) + 1) * batch_size)
-        return own[part], labels[part]
+        return np.asarray(features[rows[part]]), labels[part]
 
-    return _pipeline(own, labels, load, range(steps_per_epoch(len(rows), batch_size)))
+    return _pipeline(features, labels, load, range(steps_per_epoch(len(rows), batch_size)))
 
 
 def targets(dataset: PreparedDataset, rows: Rows) -> Floats:
