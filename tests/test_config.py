@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
+from image_classifier.__main__ import main
 from image_classifier.config import compose
 from image_classifier.config.messages import explain_composition
 from image_classifier.errors import InputError
@@ -126,3 +129,56 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_folder():
         compose.compose(["hydra/launcher=dask"])
     assert "Could not find 'hydra/launcher/dask': install" in explain_composition(caught.value)
     assert "conf/launch" in explain_composition(caught.value)
+
+
+UNREADABLE = [
+    "/data/archive (1)/chest xray", "~/toys", "it's", "M&M", "a#b", "a=b", "Größe", "x^y", "[a",
+    "patient_(\\d+)", "patient_[0-9]+", "C:\\", "a\\'b", "$HOME/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_the_line_that_is_suggested_works_when_it_is_pasted(
+    value: str, capsys: pytest.CaptureFixture[str]
+):
+    word = f"dataset.path={value}"
+    code = main(["config", word])
+    if code == 0:
+        assert OmegaConf.create(capsys.readouterr().out).dataset.path == value
+        return
+    message = capsys.readouterr().err
+    assert message.startswith(f"config: {word}: Hydra cannot read this value. Quote it twice: ")
+    assert "Did you mean" not in message
+    (pasted,) = shlex.split(message.split("Quote it twice: ")[1])
+    assert main(["config", pasted]) == 0
+    assert OmegaConf.create(capsys.readouterr().out).dataset.path == value
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.epochs", "=", "5"], "training.epochs: write KEY=VALUE, without spaces."),
+        (["trainin.epochs"], "without spaces. Did you mean training.epochs?"),
+        (["dataset.path=/x/a,b"], "belongs to the value: 'dataset.path="),
+        (["model.dense_units=3"], "'model.dense_units'. It belongs to another model."),
+        (["dataset.name=2024_01"], "dataset.name is a text, but 202401 is not"),
+        (["dataset.positive_class=1"], "\"dataset.positive_class='…'\" on the command line"),
+        (["dataset.positive_class=true"], "dataset.positive_class is a text, but True is not"),
+        (["dataset.positive_class=1e3"], "dataset.positive_class is a text, but 1000.0 is not"),
+    ],
+)
+def test_a_value_that_hydra_reads_otherwise_is_answered_with_what_to_type(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["config", *words]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    for word in words:  # never the key that was given
+        assert f"Did you mean {word.partition('=')[0]}?" not in printed
+
+
+@pytest.mark.parametrize("value", ["1", "true", "1e3", "2024_01", "007", "no", "null"])
+def test_a_text_in_quotes_arrives_as_it_was_typed(value: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["config", f"dataset.positive_class='{value}'"]) == 0
+    text = capsys.readouterr().out
+    assert OmegaConf.create(text).dataset.positive_class == value

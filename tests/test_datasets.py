@@ -20,9 +20,13 @@ def test_two_lines_from_a_folder_of_three_classes_to_a_champion(
         ("model/pretrained.yaml", "width: 224", "width: 48"),
         ("training/transfer.yaml", "epochs: 30", "epochs: 10"),
         ("training/transfer.yaml", "fine_tune: top", "fine_tune: all"),
-        ("training/base.yaml", "batch_size: 32", "batch_size: 8"),
+        ("training/early_stopping.yaml", "batch_size: 32", "batch_size: 8"),
         # the backbone of this test has learnt nothing yet
-        ("training/base.yaml", "fine_tune_learning_rate: 0.0004", "fine_tune_learning_rate: 0.02"),
+        (
+            "training/early_stopping.yaml",
+            "fine_tune_learning_rate: 0.0004",
+            "fine_tune_learning_rate: 0.02",
+        ),
         ("optimizer/adamw_head.yaml", "learning_rate: 0.003", "learning_rate: 0.03"),
         ("promotion/default.yaml", "minimum_accuracy: 0.85", "minimum_accuracy: 0"),
         ("promotion/default.yaml", "minimum_recall: 0.25", "minimum_recall: 0"),

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
-        message = explain_composition(error)
+        message = explain_composition(error, words[1:])
     except OSError as error:
         message = explain_os_error(error)
     except MemoryError:

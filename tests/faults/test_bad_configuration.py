@@ -28,6 +28,7 @@ def base() -> dict[str, Any]:
     values["external"] = {"north": {"path": "north"}}
     values["dataset"]["expected_counts"] = {"train": 1, "test": 1}
     values["dataset"]["classes"] = {"train": "train"}
+    values["training"]["class_weights"] = {"train": 1.0}
     values["external"]["north"] |= {"classes": {"train": "train"}, "exclude": []}
     return values
 
@@ -154,7 +155,7 @@ def test_every_number_has_bounds_and_is_refused_outside_them(model: str, key: Ke
 
 def test_a_misspelled_key_is_refused_with_the_nearest_valid_key():
     for model, key in CASES:
-        own = {"external", "expected_counts", "classes"}
+        own = {"external", "expected_counts", "classes", "class_weights"}
         if key.place[-1] == 0 or (own & set(key.place[:-1])):
             continue  # it has no name, or a name that the user chose
         misspelled = (*key.place[:-1], f"{key.place[-1]}x")
@@ -168,7 +169,7 @@ def test_a_misspelled_key_is_refused_with_the_nearest_valid_key():
         (["model=article", "image.height=8", "model.filters=[1,1,1,1]"], "must be at least 16"),
         (
             ["training.monitor=val_recall"],
-            r"training\.monitor: .*'val_balanced_accuracy' or 'val_loss'",
+            r"training\.monitor: .*'val_f1_macro' or 'val_roc_auc'",
         ),
         (["dataset.url=https://example.com/x.git"], r"dataset: give either path .* or url"),
         (["dataset.path=null"], r"dataset: give either path .* or url"),

@@ -2,16 +2,24 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from pydantic import BaseModel, ValidationError
 
 from image_classifier.config.schema import Config
 
 
-def explain_composition(error: Exception) -> str:
-    """Return what to do about an error of Hydra or OmegaConf, with the nearest valid key."""
+def explain_composition(error: Exception, words: Sequence[str] = ()) -> str:
+    """Return what to do about an error of Hydra or OmegaConf.
+
+    Args:
+        error: What they raised.
+        words: The arguments of the command, to find the one that cannot be read.
+    """
     text = str(error)
     if plugin := re.search(r"Could not find 'hydra/(launcher|sweeper)/\w+'", text):
         folder = {"launcher": "launch", "sweeper": "search"}[plugin[1]]
@@ -19,11 +27,43 @@ def explain_composition(error: Exception) -> str:
             f"{plugin[0]}: install its package; the first lines of the files in conf/{folder} "
             f"name it."
         )
-    unknown = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^']+)'", text)
+    if advice := next(filter(None, map(_advice, words)), None):
+        return advice
+    unknown = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^'=]+)", text)
     if unknown is None:
         return text
     # Hydra's second line suggests a plus sign to add the key: this project refuses that, too
     return text.splitlines()[0] + did_you_mean(unknown[1].lstrip("+~"))
+
+
+def _advice(word: str) -> str:
+    """Return what is wrong with the form of an override, with a line that works; or nothing."""
+    if word.startswith("-"):
+        return ""
+    key, equal, value = word.partition("=")
+    if not equal:
+        return f"{word}: write KEY=VALUE, without spaces." + did_you_mean(key)
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return f"{word}: Hydra cannot read this value. Quote it twice: {quoted(key, value)}"
+    if override.is_sweep_override() and "," in value:
+        return (
+            f"{word}: a comma separates the values of a sweep (--multirun). If it belongs to the "
+            f"value: {quoted(key, value)}"
+        )
+    return ""
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an override as it is typed in a shell, so that Hydra takes the value as a text.
+
+    Source: https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values: a backslash
+    escapes a quote, and a backslash before a quote.
+    """
+    before_quotes = re.sub(r"(\\*)'", lambda found: rf"{found[1] * 2}\'", value)
+    end = re.search(r"\\*$", before_quotes)
+    return shlex.quote(f"{key}='{before_quotes}{end[0] if end else ''}'")
 
 
 def explain_validation(error: ValidationError, prefix: str = "") -> str:
@@ -34,7 +74,9 @@ def explain_validation(error: ValidationError, prefix: str = "") -> str:
 
 def did_you_mean(key: str) -> str:
     """Return ` Did you mean …?` with the existing key nearest to `key`, or an empty text."""
-    known = set(_known_keys(Config, "")) - {key}  # known only for another model
+    known = set(_known_keys(Config, ""))
+    if key in known:
+        return " It belongs to another model." if key.startswith("model.") else ""
     found = difflib.get_close_matches(key, sorted(known), n=1)
     return f" Did you mean {found[0]}?" if found else ""
 
@@ -54,10 +96,16 @@ def _explain(problem: Any) -> str:
         part
         for i, part in enumerate(location)
         if not (i == 1 and location[0] == "model")
-        and not part.startswith(("constrained-", "literal["))
+        and not part.startswith(("constrained-", "literal[", "dict["))
     )
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such key.{did_you_mean(key)}"
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        return (
+            f"{key} is a text, but {problem['input']!r} is not: YAML and Hydra read 1, 1e3, "
+            f"2024_01, true and no as numbers or truth values. Quote it: {key}: '…' in a file, "
+            f"\"{key}='…'\" on the command line."
+        )
     if problem["type"] == "missing":
         return f"{key} is missing."
     if problem["type"] == "union_tag_not_found":

@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Timeout = Annotated[float, Field(ge=1, le=7 * 24 * 3600)]
+Weight = Annotated[float, Field(gt=0, le=1e6)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
 PROBABILITY = TypeAdapter(Probability)  # checks a threshold that is not a setting
@@ -361,7 +362,7 @@ class Optimizer(Section):
         description="Share of the steps in which the learning rate rises from 0. Only with "
         "`cosine`."
     )
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         description="Gradients whose norm over all weights is larger are scaled down to it. null: "
         "no clipping."
     )
@@ -410,7 +411,7 @@ class Training(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Share of a label that is spread evenly over all classes. 0: off."
     )
-    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+    class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
         description="Weight of each class in the loss: `balanced` makes it inversely proportional "
         "to the number of training images; or a number for each class, such as `{cat: 1, dog: 3}`."
     )
