@@ -29,16 +29,15 @@ from sklearn.metrics import balanced_accuracy_score
 
 SAMPLES = 1000  # of the bootstrap
 
-# what each row trains: overrides; None: Keras's guide, with its epochs
+GUIDE = "Keras's guide"
+# what each row trains: overrides; None: Keras's guide
 MODELS: dict[str, list[str] | None] = {
     "article": ["model=article"],
     "compact": ["model=compact"],
     "pretrained, last layer": ["model=pretrained", "training.fine_tune=none"],
     "pretrained": ["model=pretrained"],
-    "Keras's guide": None,
-    "Keras's guide, 20 + 10 epochs": None,
+    GUIDE: None,
 }
-GUIDE_EPOCHS = {"Keras's guide": (2, 1), "Keras's guide, 20 + 10 epochs": (20, 10)}
 
 
 def train_once(name: str, overrides: list[str], folder: Path, started: float) -> None:
@@ -58,8 +57,8 @@ def train_once(name: str, overrides: list[str], folder: Path, started: float) ->
     config = config_of(*overrides)
     dataset = load_prepared(config)
     with redirect_stdout(sys.stderr):
-        if name in GUIDE_EPOCHS:
-            predicted = keras_guide.train(config, dataset, *GUIDE_EPOCHS[name]).argmax(1)
+        if name == GUIDE:
+            predicted = keras_guide.train(config, dataset).argmax(1)
         else:
             state = ResumeState("benchmark", identity.job_key(config, dataset), folder, "")
             classifier = train_model(config, dataset, folder / "output", state).classifier

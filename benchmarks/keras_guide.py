@@ -17,16 +17,12 @@ from image_classifier.data.dataset import PreparedDataset
 BATCH = 64
 
 
-def train(
-    config: Config, dataset: PreparedDataset, head_epochs: int = 2, all_epochs: int = 1
-) -> npt.NDArray[np.float32]:
+def train(config: Config, dataset: PreparedDataset) -> npt.NDArray[np.float32]:
     """Train as the guide does; return the probabilities of the test images.
 
     Args:
         config: The settings; `model` must be a backbone in a file.
         dataset: The prepared images.
-        head_epochs: Epochs of the last layer; the guide takes 2.
-        all_epochs: Epochs of all layers; the guide takes 1.
 
     Returns:
         float32 array of shape (images, classes).
@@ -52,7 +48,7 @@ def train(
         return pairs.batch(BATCH).prefetch(tf.data.AUTOTUNE)
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    for trained, rate, epochs in ((False, 1e-3, head_epochs), (True, 1e-5, all_epochs)):
+    for trained, rate, epochs in ((False, 1e-3, 2), (True, 1e-5, 1)):
         backbone.trainable = trained
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
         model.fit(batches("train"), validation_data=batches("validation"), epochs=epochs, verbose=2)

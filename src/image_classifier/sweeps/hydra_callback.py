@@ -54,7 +54,11 @@ class SweepCallback(Callback):
     def open(self, config: DictConfig) -> None:
         """Open the parent run, and pass its id to the jobs."""
         overrides = list(config.hydra.overrides.task)
-        searched = config.hydra.sweeper.get("params") or {}
+        searched = dict(config.hydra.sweeper.get("params") or {})
+        fixed = {word.partition("=")[0].lstrip("+") for word in overrides} & set(searched)
+        for name in sorted(fixed):
+            print(f"{name} is set on the command line: the search does not vary it.")
+            del searched[name]
         space = [*overrides, *(f"{name}={values}" for name, values in searched.items())]
         refuse_other_sections(space)
         key = sweep_key(config, space)

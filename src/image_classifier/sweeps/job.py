@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,10 @@ def run(composed: DictConfig) -> float:
 
 
 def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
-    """Train one job of a sweep, unless it is finished already; return NaN when it fails.
+    """Train one job of a sweep, unless it is finished already.
 
-    The other jobs continue then, and the error is on the job's MLflow run.
+    When it fails, its error is on its MLflow run, and the worst possible value is returned: the
+    other jobs continue, and a search avoids such settings. (NaN would end a search.)
     """
     from image_classifier.sweeps import parent_run  # imports MLflow
     from image_classifier.tracking import connection
@@ -90,7 +92,8 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         )
         with suppress(Exception):  # if MLflow fails, the log still has the error
             parent_run.record_failure(overrides, error)
-        return float("nan")
+        direction = str(HydraConfig.get().sweeper.get("direction", "minimize"))
+        return -inf if direction.endswith("maximize") else inf
 
 
 def train_and_register(
