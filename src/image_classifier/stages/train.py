@@ -139,7 +139,9 @@ def train_model(
         timings.earlier = progress.timings
         timings.start_fit()
         if not phases.current(config, progress):
-            print(f"This training is finished already, at epoch {progress.epochs}.")
+            print(
+                f"This training is finished already, at epoch {progress.epochs}: nothing to train."
+            )
         while phase := phases.current(config, progress):
             with strategy.scope():
                 model = fit.model_of(config, dataset, phase, state.folder, progress)

@@ -11,7 +11,7 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.project.files import new_file
 from image_classifier.training import batches, devices, fit
-from image_classifier.training.phases import phases
+from image_classifier.training.phases import fine_tunes, phases
 
 LARGEST = 512  # above, a training of a few thousand images has too few steps
 WITHOUT_GPU = 32  # larger batches are not faster on a CPU
@@ -40,12 +40,11 @@ def resolved(config: Config, dataset: PreparedDataset, folder: Path) -> Training
             new_file(file).write_text(str(_largest_batch(config, dataset)))
         training = training.with_batch_size(int(file.read_text()))
         print(f"training.batch_size=auto: {training.batch_size} images in a step.")
-    if training.fine_tune_epochs == "auto":
+    if training.fine_tune_epochs == "auto" and fine_tunes(config):
         steps = batches.steps_per_epoch(len(dataset.indices("train")), training.images_per_step)
         epochs = int(np.clip(-(-FINE_TUNE_STEPS // steps), *FINE_TUNE_EPOCHS))
         training = training.model_copy(update={"fine_tune_epochs": epochs})
-        if len(phases(config.model_copy(update={"training": training}))) > 1:
-            print(f"training.fine_tune_epochs=auto: {epochs} epochs.")
+        print(f"training.fine_tune_epochs=auto: {epochs} epochs.")
     return training
 
 

@@ -20,6 +20,16 @@ class Phase:
     last: int
 
 
+def has_head(config: Config) -> bool:
+    """Return whether the last layer is trained alone first: on a backbone that has learnt."""
+    return isinstance(config.model, PretrainedModel) and config.model.is_trained
+
+
+def fine_tunes(config: Config) -> bool:
+    """Return whether the backbone is trained, too, after the last layer."""
+    return has_head(config) and config.training.fine_tunes
+
+
 def phases(config: Config, progress: Progress | None = None) -> list[Phase]:
     """Return the phases of a training.
 
@@ -27,12 +37,12 @@ def phases(config: Config, progress: Progress | None = None) -> list[Phase]:
         config: All settings.
         progress: The epochs so far; patience may have ended the first phase early.
     """
-    model, training = config.model, config.training
-    if not isinstance(model, PretrainedModel) or not model.is_trained:
+    training = config.training
+    if not has_head(config):
         return [Phase("whole", 0, training.epochs)]
     early = progress.head_epochs if progress else None
     head = Phase("head", 0, training.epochs if early is None else early)
-    if not training.fine_tunes:
+    if not fine_tunes(config):
         return [head]
     return [head, Phase("fine-tuning", head.last, head.last + training.fine_tune_epochs_number)]
 
