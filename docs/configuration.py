@@ -18,8 +18,8 @@ Change a setting on the command line (`dvc exp run -S training.epochs=20`), or c
 what it is for.
 
 A value with spaces, commas, brackets or other signs needs quotes of its own, inside those of the
-shell: `-S "dataset.path='/data/chest x-rays (1)'"`, `-S "dataset.group_pattern='patient_(\\d+)'"`. So
-does a text that looks like a number or a truth value: `-S "dataset.positive_class='1'"`.
+shell: `-S "dataset.path='/data/chest x-rays (1)'"`, `-S "dataset.group_pattern='case_(\\d+)'"`.
+So does a text that looks like a number or a truth value: `-S "dataset.positive_class='1'"`.
 """
 WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}
 
