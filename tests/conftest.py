@@ -56,7 +56,7 @@ def choices(group: str) -> list[str]:
 def architecture(name: str) -> list[str]:
     """Return the overrides for a model; without pretrained weights, which would be downloaded."""
     random = ["model.backbone=MobileNetV2", "model.weights=null"]
-    return [f"model={name}", *(random if name == "pretrained" else [])]
+    return [f"model={name}", *(random if name.startswith("pretrained") else [])]
 
 
 class Project:

@@ -128,15 +128,10 @@ def test_patience_and_the_best_epoch_survive_an_interruption(
         "optimizer.learning_rate=1e-9",
     )  # fmt: skip
 
-    class Interrupt(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: dict) -> None:
-            if epoch == 2:
-                raise KeyboardInterrupt
-
     whole = train(settings, dataset, tmp_path / "whole")
     interrupted = tmp_path / "interrupted"
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, dataset, interrupted, Interrupt())
+    with pytest.raises(Killed):
+        train(settings, dataset, interrupted, Kill(interrupted, 3))
     resumed = train(settings, dataset, interrupted)
     assert resumed.history == whole.history
     assert resumed.stopped
