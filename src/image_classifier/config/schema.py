@@ -335,9 +335,14 @@ class PretrainedModel(Section):
     dropout: Dropout = Field(description="Dropout rate before the output.")
 
     @property
+    def is_file(self) -> bool:
+        """Whether the backbone is a file of Keras, which has its own weights."""
+        return self.backbone.endswith(".keras")
+
+    @property
     def is_trained(self) -> bool:
         """Whether the backbone has learnt anything."""
-        return self.weights is not None or self.backbone.endswith(".keras")
+        return self.weights is not None or self.is_file
 
 
 Model = Annotated[ArticleModel | CompactModel | PretrainedModel, Field(discriminator="name")]

@@ -50,8 +50,9 @@ def backbone(report: Mapping[str, Any]) -> str:
         return ""
     license_ = known["license"] or "not known (set `model.license`)"
     return (
-        f"It began with the pretrained backbone `{known['name']}`, weights {known['weights']} "
-        f"(SHA-256 `{known['sha256']}`), license of the weights: {license_}. "
+        f"It began with the pretrained backbone `{known['name']}`"
+        + (f", weights {known['weights']}" if known["weights"] else "")
+        + f" (SHA-256 of the weights `{known['sha256']}`), license of the weights: {license_}. "
         + (f"{known['remark']}. " if known["remark"] else "")
     )
 

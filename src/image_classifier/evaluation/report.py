@@ -76,7 +76,8 @@ def backbone(config: Config) -> dict[str, str] | None:
     run = read_record(paths.TRAIN / paths.RUN, "train")
     return {
         "name": config.model.backbone,
-        "weights": str(config.model.weights),
+        # a .keras file has its own weights
+        "weights": "" if config.model.is_file else str(config.model.weights),
         "sha256": run.get("backbone_sha256", ""),
         "license": run.get("backbone_license", ""),
         "remark": run.get("backbone_remark", ""),

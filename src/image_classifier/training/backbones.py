@@ -79,7 +79,7 @@ def weights_file(model: PretrainedModel) -> Path | None:
     Raises:
         InputError: the backbone does not exist, or its weights cannot be found or downloaded.
     """
-    if model.backbone.endswith(FILE):
+    if model.is_file:
         path = Path(model.backbone).expanduser()
     elif model.weights is None:
         return None
@@ -109,7 +109,7 @@ def _digest(file: Path, modified: int, size: int) -> str:
 
 def license_of(model: PretrainedModel) -> str:
     """Return the license of a backbone's weights; empty if it is not known."""
-    if model.license or model.weights != "imagenet" or model.backbone.endswith(FILE):
+    if model.license or model.weights != "imagenet" or model.is_file:
         return model.license or ""
     # the classes of a family share a module of keras.applications
     return LICENSES.get(_module(model.backbone).__name__.rsplit(".", 1)[-1], "")
@@ -149,7 +149,7 @@ def features_of(images: keras.KerasTensor, model: PretrainedModel) -> keras.Kera
     if images.shape[-1] == 1:
         x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
     try:
-        add = _from_file if model.backbone.endswith(FILE) else _from_applications
+        add = _from_file if model.is_file else _from_applications
         x = add(x, model)
     except ValueError as error:
         size = " x ".join(map(str, images.shape[1:]))
