@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,7 @@ def measure(name: str, overrides: list[str], seeds: int, work: Path) -> str:
         with tempfile.TemporaryDirectory(dir=work) as folder:
             chosen = json.dumps([*overrides, f"training.seed={seed}"])
             # no features of an earlier row: each training pays for its own
-            subprocess.run(["rm", "-rf", "runs/features"], check=True)
+            shutil.rmtree("runs/features", ignore_errors=True)
             command = [sys.executable, __file__, "--one", name, chosen, folder, str(time.time())]
             subprocess.run(command, check=True, stdout=sys.stderr)
             results.append(json.loads((Path(folder) / "measured.json").read_text()))
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="datasets of class folders")
     parser.add_argument("--backbone", type=Path, required=True, help="a .keras file")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each, default 3")
+    parser.add_argument("--set", nargs="+", default=[], help="settings that all models get")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     arguments = parser.parse_args()
     backbone = f"model.backbone={arguments.backbone.resolve()}"
@@ -139,7 +141,7 @@ def main() -> None:
             for name in arguments.models:
                 chosen = MODELS[name] or ["model=pretrained"]
                 of_backbone = [backbone] if "model=pretrained" in chosen else []
-                overrides = [*dataset_overrides(images), *chosen, *of_backbone]
+                overrides = [*dataset_overrides(images), *chosen, *of_backbone, *arguments.set]
                 project.configure(*overrides)
                 project.run("dvc", "repro", "prepare")
                 print(measure(name, overrides, arguments.seeds, Path(folder)), flush=True)

@@ -177,6 +177,14 @@ def test_a_value_that_hydra_reads_otherwise_is_answered_with_what_to_type(
         assert f"Did you mean {word.partition('=')[0]}?" not in printed
 
 
+def test_the_values_of_a_sweep_are_not_taken_for_the_fault(capsys: pytest.CaptureFixture[str]):
+    error = HydraException("Could not override 'x.y'.")
+    words = ["--multirun", "training.seed=0,1", "~dataset.classes", "x.y=3"]
+    assert explain_composition(error, words).startswith("Could not override 'x.y'.")
+    assert main(["predict", "no/such/file"]) == 1
+    assert "KEY=VALUE" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["1", "true", "1e3", "2024_01", "007", "no", "null"])
 def test_a_text_in_quotes_arrives_as_it_was_typed(value: str, capsys: pytest.CaptureFixture[str]):
     assert main(["config", f"dataset.positive_class='{value}'"]) == 0

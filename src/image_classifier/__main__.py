@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
-        message = explain_composition(error, words[1:])
+        # of the other commands, the arguments are files and addresses
+        message = explain_composition(error, words[1:] if name in ("config", "train") else [])
     except OSError as error:
         message = explain_os_error(error)
     except MemoryError:

@@ -27,7 +27,8 @@ def explain_composition(error: Exception, words: Sequence[str] = ()) -> str:
             f"{plugin[0]}: install its package; the first lines of the files in conf/{folder} "
             f"name it."
         )
-    if advice := next(filter(None, map(_advice, words)), None):
+    sweep = bool({"--multirun", "-m"} & set(words))
+    if advice := next(filter(None, (_advice(word, sweep) for word in words)), None):
         return advice
     unknown = re.search(r"full_key: (\S+)", text) or re.search(r"override '([^'=]+)", text)
     if unknown is None:
@@ -36,9 +37,9 @@ def explain_composition(error: Exception, words: Sequence[str] = ()) -> str:
     return text.splitlines()[0] + did_you_mean(unknown[1].lstrip("+~"))
 
 
-def _advice(word: str) -> str:
+def _advice(word: str, sweep: bool) -> str:
     """Return what is wrong with the form of an override, with a line that works; or nothing."""
-    if word.startswith("-"):
+    if word.startswith(("-", "~")):  # an option, or a key that Hydra is to delete
         return ""
     key, equal, value = word.partition("=")
     if not equal:
@@ -47,7 +48,7 @@ def _advice(word: str) -> str:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
         return f"{word}: Hydra cannot read this value. Quote it twice: {quoted(key, value)}"
-    if override.is_sweep_override() and "," in value:
+    if override.is_sweep_override() and "," in value and not sweep:
         return (
             f"{word}: a comma separates the values of a sweep (--multirun). If it belongs to the "
             f"value: {quoted(key, value)}"
@@ -73,7 +74,7 @@ def explain_validation(error: ValidationError, prefix: str = "") -> str:
 
 
 def did_you_mean(key: str) -> str:
-    """Return ` Did you mean …?` with the existing key nearest to `key`, or an empty text."""
+    """Return ` Did you mean …?` with the nearest key that exists, or an empty text."""
     known = set(_known_keys(Config, ""))
     if key in known:
         return " It belongs to another model." if key.startswith("model.") else ""

@@ -530,7 +530,7 @@ def describe(folder: Path, result: Survey) -> None:
         lines.append("The dataset has no splits: validation and test are chosen at random.")
     elif missing := [name for name in ("validation", "test") if name not in counts]:
         lines.append(
-            f"There is no {' and no '.join(missing)} split: training images will be used for it."
+            f"There is no {' and no '.join(missing)} split: it will be made from training images."
         )
     (largest, most), (smallest, fewest) = totals.most_common()[0], totals.most_common()[-1]
     if most >= 3 * fewest:

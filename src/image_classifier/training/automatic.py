@@ -17,7 +17,7 @@ LARGEST = 512  # above, a training of a few thousand images has too few steps
 WITHOUT_GPU = 32  # larger batches are not faster on a CPU
 FILE = "batch_size"  # in the folder of the training: a restart must use the same
 
-# A few hundred steps are enough to fine-tune: measured with 215, 309 and 1,229 training images.
+# About 200 steps are enough to fine-tune: measured with 215 and 1,229 training images.
 FINE_TUNE_STEPS = 200
 FINE_TUNE_EPOCHS = (3, 20)
 

@@ -43,7 +43,6 @@ LICENSES = {
     "xception": "MIT",
 }
 
-
 # The sizes, in pixels, of the images that the weights `imagenet` were trained on, by name.
 OWN_SIZES = {
     "EfficientNetB1|EfficientNetV2B1": 240,

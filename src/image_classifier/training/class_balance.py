@@ -38,7 +38,7 @@ def class_weights(training: Training, dataset: PreparedDataset) -> npt.NDArray[n
 
 
 def balanced_rows(labels: npt.NDArray[np.int64], generator: np.random.Generator) -> Rows:
-    """Return rows such that every class is equally frequent; as many as there are labels.
+    """Return rows in which every class is equally frequent. There are as many rows as labels.
 
     A class that is too small gives all its images several times; of a class that is too large, a
     random part is left out.
