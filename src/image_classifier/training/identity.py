@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 from image_classifier.config.schema import Config, PretrainedModel
@@ -12,9 +13,15 @@ SECTIONS = {"image", "augmentation", "model", "optimizer", "training"}  # decide
 
 
 def job_key(config: Config, dataset: PreparedDataset) -> str:
-    """Return the SHA-256 of a training's settings and data: jobs with the same key are equal."""
+    """Return the SHA-256 of what a training's result depends on: jobs with the same key are equal.
+
+    That is its settings, its data, the source of this package's folder `training`, and the versions
+    of TensorFlow and Keras.
+    """
     settings = config.model_dump(include=SECTIONS)
-    known: list[object] = [settings, dataset.classes, dataset.digest]
+    versions = [version("tensorflow"), version("keras")]
+    code = digests.of_folder(Path(__file__).parent)
+    known: list[object] = [settings, dataset.classes, dataset.digest, versions, code]
     if isinstance(config.model, PretrainedModel):
         from image_classifier.training import backbones  # imports TensorFlow
 
@@ -26,14 +33,8 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
 def training_key(job_key: str) -> str:
     """Return a digest of all that decides the weights to the last bit: 32 hexadecimal digits.
 
-    Besides the `job_key`: versions of TensorFlow and Keras, the number of threads, and the source
-    of this package's folder `training`.
+    Besides the `job_key`, that is the number of threads.
     """
-    import keras  # imports TensorFlow
-    import tensorflow as tf
+    from image_classifier.training import devices  # imports TensorFlow
 
-    from image_classifier.training import devices
-
-    code = digests.of_folder(Path(__file__).parent)
-    text = f"{job_key} {tf.__version__} {keras.__version__} {devices.threads()} {code}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{job_key} {devices.threads()}".encode()).hexdigest()[:32]
