@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -23,6 +25,9 @@ from PIL import Image
 
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
+
+if TYPE_CHECKING:
+    import mlflow
 
 ROOT = Path(__file__).parents[1]
 # the real configuration with small images and few epochs; the minimums let a weak model pass
@@ -38,8 +43,9 @@ SHRUNK = [
 
 # the files that take longest start first, so that both processes end at about the same time
 LONGEST = [
-    "test_pipeline", "test_sweep", "test_tracking_outage", "test_train", "test_tracking",
-    "test_datasets", "test_reproduce", "test_serving", "test_concurrency", "test_kill",
+    "test_pipeline", "test_search", "test_sweep", "test_tracking_outage", "test_train",
+    "test_tracking", "test_datasets", "test_reproduce", "test_serving", "test_concurrency",
+    "test_kill",
 ]  # fmt: skip
 
 
@@ -166,6 +172,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.output = project.run("dvc", "repro")
     project.commit()
     return project
+
+
+def parent_of(output: str) -> str:
+    """Return the run of a sweep, from the output of its command."""
+    return re.search(r"Sweep (\w+): ", output)[1]
+
+
+def children(project: Project, parent: str) -> list["mlflow.entities.Run"]:
+    """Return the runs of the jobs of a sweep."""
+    import mlflow
+
+    query = f"tags.`mlflow.parentRunId` = '{parent}'"
+    return mlflow.MlflowClient(project.store).search_runs(["1"], query)
 
 
 @pytest.fixture

@@ -106,7 +106,8 @@ def test_a_model_trained_in_float16_is_stored_in_float32(dataset: PreparedDatase
 
 def test_what_decides_the_weights_decides_the_key(dataset: PreparedDataset):
     def key(*overrides: str) -> str:
-        return identity.training_key(identity.job_key(tiny(*overrides), dataset))
+        config = tiny(*overrides)
+        return identity.training_key(identity.job_key(config, dataset), config.training)
 
     for other in (
         "promotion.minimum_accuracy=0.1",

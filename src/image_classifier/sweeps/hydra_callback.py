@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from image_classifier.config.schema import Tracking
 from image_classifier.data.manifest import manifest_digest
 from image_classifier.project import paths
+from image_classifier.sweeps import launchers
 
 if TYPE_CHECKING:
     from image_classifier.sweeps.parent_run import SweepResult
@@ -53,16 +54,20 @@ class SweepCallback(Callback):
 
     def open(self, config: DictConfig) -> None:
         """Open the parent run, and pass its id to the jobs."""
-        overrides = list(config.hydra.overrides.task)
-        searched = dict(config.hydra.sweeper.get("params") or {})
-        fixed = {word.partition("=")[0].lstrip("+") for word in overrides} & set(searched)
-        for name in sorted(fixed):
+        overrides, sweeper = list(config.hydra.overrides.task), config.hydra.sweeper
+        searched = sweeper.get("params") or {}
+        for name in sorted(set(searched) - set(searched_by_file(config))):
             print(f"{name} is set on the command line: the search does not vary it.")
-            del searched[name]
-        space = [*overrides, *(f"{name}={values}" for name, values in searched.items())]
+        space = search_space(config)
         refuse_other_sections(space)
-        key = sweep_key(config, space)
+        launchers.check(config.hydra.launcher)
+        key = sweep_key(config)
         SweepCallback.lock = lock_or_exit(key)
+        if "n_trials" in sweeper:
+            from image_classifier.sweeps import study  # imports Optuna
+
+            opened = study.open_study(key, config.training.monitor, sweeper)
+            print(study.describe(opened, sweeper.n_trials))
         from image_classifier.sweeps import parent_run  # imports MLflow
         from image_classifier.tracking import connection, runs
 
@@ -90,14 +95,19 @@ class SweepCallback(Callback):
         assert SweepCallback.lock
         result = parent_run.finish(SweepCallback.parent, tracking, Path(config.hydra.sweep.dir))
         SweepCallback.lock.release()
-        print(describe(SweepCallback.parent, result))
+        print(describe(SweepCallback.parent, result, "n_trials" in config.hydra.sweeper))
         SweepCallback.parent = None
         return result
 
 
-def describe(parent: str, result: "SweepResult") -> str:
+def describe(parent: str, result: "SweepResult", is_search: bool) -> str:
     """Return how a sweep ended: failed jobs, costs, the best job, and how to adopt it."""
-    lines = [f"\nSweep {parent}: {result.finished} jobs finished, {len(result.failed)} failed."]
+    counts = f"{result.finished} jobs finished, {len(result.failed)} failed"
+    if result.pruned:
+        counts += f", {result.pruned} pruned"
+    if result.running:
+        counts += f", {result.running} running elsewhere"
+    lines = [f"\nSweep {parent}: {counts}."]
     lines += [f"  failed: {job} ({error})" for job, error in result.failed.items()]
     costs = result.costs
     lines.append(
@@ -110,18 +120,36 @@ def describe(parent: str, result: "SweepResult") -> str:
             f"{result.best.version or 'not registered'}\nTo make its settings the defaults:\n"
             f"  image-classifier adopt {result.best.run_id} NAME"
         )
-    if result.failed:
+    if result.failed and not is_search:
         lines.append("Run the same command again to run only the jobs that are not finished.")
     return "\n".join(lines)
 
 
-def sweep_key(config: DictConfig, space: list[str]) -> str:
-    """Return what identifies a sweep: a digest of its command, its settings and its data."""
+def searched_by_file(config: DictConfig) -> dict[str, str]:
+    """Return the settings that a file of conf/search varies, unless the command sets them."""
+    given = {word.partition("=")[0].lstrip("+") for word in config.hydra.overrides.task}
+    params = config.hydra.sweeper.get("params") or {}
+    return {name: values for name, values in params.items() if name not in given}
+
+
+def search_space(config: DictConfig) -> list[str]:
+    """Return what a sweep varies and fixes, as overrides."""
+    searched = [f"{name}={values}" for name, values in searched_by_file(config).items()]
+    return [*config.hydra.overrides.task, *searched]
+
+
+def sweep_key(config: DictConfig) -> str:
+    """Return what identifies a sweep: a digest of its command, its settings and its data.
+
+    The number of trials of a search, and where its study is stored, are not part of it.
+    """
     settings = OmegaConf.to_container(config)
     assert isinstance(settings, dict)
-    settings.pop("hydra")
+    sweeper = settings.pop("hydra")["sweeper"]
+    other = ("n_trials", "n_jobs", "storage", "max_batch_size", "params")
+    sweeper = {name: value for name, value in sweeper.items() if name not in other}
     data = manifest_digest() if paths.MANIFEST.is_file() else ""
-    text = json.dumps([sorted(space), settings, data], sort_keys=True)
+    text = json.dumps([sorted(search_space(config)), sweeper, settings, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

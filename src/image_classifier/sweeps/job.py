@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from math import inf
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,10 @@ from image_classifier.sweeps.claim_gpu import claim_gpu
 from image_classifier.training import identity, resume
 
 if TYPE_CHECKING:
-    import keras
+    from image_classifier.sweeps.median_stopping import MedianStopping
+    from image_classifier.sweeps.pruning import Pruning
+
+    Stopper = MedianStopping | Pruning
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -52,14 +55,14 @@ def run(composed: DictConfig) -> float:
         )
     dataset = load_prepared(config)
     check(config, dataset)
-    return train_and_register(config, dataset, output, overrides)
+    with resume.claim(config, dataset) as state:
+        return train_and_register(config, dataset, output, state, overrides)
 
 
 def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
     """Train one job of a sweep, unless it is finished already.
 
-    When it fails, its error is on its MLflow run, and the worst possible value is returned: the
-    other jobs continue, and a search avoids such settings. (NaN would end a search.)
+    When it fails, its error is on its MLflow run, and NaN is returned: the other jobs continue.
     """
     from image_classifier.sweeps import parent_run  # imports MLflow
     from image_classifier.tracking import connection
@@ -70,20 +73,17 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         check(config, dataset)
         monitor = config.training.monitor
         key = identity.job_key(config, dataset)
-        value = connection.log_or_continue(partial(parent_run.finished_value, key, monitor))
-        if value is not None:
-            print(f"Finished already, skipped: {' '.join(overrides)}")
-            return value
-        claim_gpu()  # before TensorFlow is imported
-        stoppers = []
-        if config.training.stop_below_median:
-            from image_classifier.sweeps.median_stopping import MedianStopping
-
-            best_so_far = partial(parent_run.best_so_far_curves, monitor)
-            curves = connection.log_or_continue(best_so_far) or []
-            stoppers.append(MedianStopping(curves, monitor))
-        value = train_and_register(config, dataset, output, overrides, stoppers)
-        connection.log_or_continue(partial(parent_run.update_leader, monitor))
+        finished = partial(finished_already, key, config, overrides)
+        value = connection.log_or_continue(finished)
+        if value is None:
+            claim_gpu()  # before TensorFlow is imported
+            with resume.claim(config, dataset) as state:
+                # while this job waited, another one may have trained the same
+                value = connection.log_or_continue(finished)
+                if value is None:
+                    stoppers = stoppers_of_sweep(config)
+                    value = train_and_register(config, dataset, output, state, overrides, stoppers)
+                    connection.log_or_continue(partial(parent_run.update_leader, monitor))
         return value
     except Exception as error:
         expected = isinstance(error, InputError)  # its text is enough
@@ -92,25 +92,64 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         )
         with suppress(Exception):  # if MLflow fails, the log still has the error
             parent_run.record_failure(overrides, error)
-        direction = str(HydraConfig.get().sweeper.get("direction", "minimize"))
-        return -inf if direction.endswith("maximize") else inf
+        return nan
+
+
+def finished_already(key: str, config: Config, overrides: Sequence[str]) -> float | None:
+    """Return the result of a job that this sweep, or another training, has finished; or None."""
+    from image_classifier.sweeps import parent_run
+
+    monitor, words = config.training.monitor, " ".join(overrides)
+    value = parent_run.finished_value(key, monitor)
+    if value is not None:
+        print(f"Finished already, skipped: {words}")
+        return value
+    found = parent_run.reuse(key, monitor, overrides, config.tracking)
+    if found is None:
+        return None
+    run_id, value = found
+    print(f"Finished already in MLflow run {run_id}, skipped: {words}")
+    return value
+
+
+def stoppers_of_sweep(config: Config) -> list["Stopper"]:
+    """Return the callbacks that stop a job which is worse than others."""
+    from image_classifier.sweeps import parent_run
+    from image_classifier.sweeps.median_stopping import MedianStopping
+    from image_classifier.sweeps.pruning import Pruning
+    from image_classifier.sweeps.study import trial_of_this_job
+    from image_classifier.tracking import connection
+
+    monitor, stoppers = config.training.monitor, list["Stopper"]()
+    if config.training.stop_below_median:
+        best_so_far = partial(parent_run.best_so_far_curves, monitor)
+        curves = connection.log_or_continue(best_so_far) or []
+        stoppers.append(MedianStopping(curves, monitor))
+    if trial := trial_of_this_job(monitor, HydraConfig.get().sweeper):
+        stoppers.append(Pruning(trial, monitor))
+    return stoppers
 
 
 def train_and_register(
     config: Config,
     dataset: PreparedDataset,
     output: Path,
+    state: resume.ResumeState,
     overrides: Sequence[str],
-    more_stoppers: Sequence["keras.callbacks.Callback"] = (),
+    stoppers: Sequence["Stopper"] = (),
 ) -> float:
     """Train one model, choose its threshold, and register it; return its monitored value."""
     from image_classifier.tracking import runs
 
-    with resume.claim(config, dataset) as state:
-        trained = train_model(config, dataset, output, state, overrides, more_stoppers)
-        with upload_can_be_repeated(state), runs.open_run(trained.run_id):
+    trained = train_model(config, dataset, output, state, overrides, stoppers)
+    pruned = [stopper.stopped_after for stopper in stoppers if stopper.stopped_after]
+    with upload_can_be_repeated(state), runs.open_run(trained.run_id):
+        if pruned:
+            runs.log_tags({runs.PRUNED: pruned[0]})
+            outcome = "not stored, because other jobs are better"
+        else:
             outcome = register(config, dataset, output / paths.MODEL, trained)
-        state.discard()
+    state.discard()
     print(f"MLflow run {trained.run_id}, {outcome}.")
     return trained.value
 

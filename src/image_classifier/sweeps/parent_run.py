@@ -12,6 +12,7 @@ import mlflow
 from mlflow.entities import Run
 
 from image_classifier.config.schema import Tracking, sign_of
+from image_classifier.project.processes import has_ended
 from image_classifier.sweeps.plots import plot_sweep
 from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
@@ -39,7 +40,9 @@ class SweepResult:
 
     Attributes:
         metric: The metric that compares the jobs.
-        finished: The number of finished jobs.
+        finished: The number of finished jobs, without those that were pruned.
+        pruned: The number of jobs that were stopped early because others are better.
+        running: The number of jobs that run on other machines.
         failed: The overrides of the other jobs, with the error.
         costs: Sums over the finished jobs: `train_seconds`, `cpu_seconds`, `stored_bytes`.
         best: The best job, or None when no job finished.
@@ -47,6 +50,8 @@ class SweepResult:
 
     metric: str
     finished: int
+    pruned: int
+    running: int
     failed: dict[str, str]
     costs: dict[str, float] = field(default_factory=dict)
     best: BestJob | None = None
@@ -55,7 +60,7 @@ class SweepResult:
 def start(
     experiment_name: str, key: str, overrides: Sequence[str], space: Sequence[str]
 ) -> tuple[str, int]:
-    """Open the parent run of a sweep: a new run, or the run of the same sweep that did not finish.
+    """Open the parent run of a sweep: a new run, or the one that the same command began earlier.
 
     Args:
         experiment_name: The MLflow experiment.
@@ -68,18 +73,18 @@ def start(
     """
     experiment = connection.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
-    left = client.search_runs(
+    earlier = client.search_runs(
         [experiment],
-        f"tags.sweep_key = '{key}' AND attributes.status != 'FINISHED'",
+        f"tags.sweep_key = '{key}'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # set by `mlflow run`: the jobs must not use it
-    if left and not given:
-        parent = left[0].info.run_id
+    if earlier and not given:
+        parent = earlier[0].info.run_id
         client.update_run(parent, "RUNNING")
         for child in children(parent):
-            if child.info.status == "RUNNING":  # its process died
+            if child.info.status == "RUNNING" and has_ended(child.data.tags[runs.PROCESS]):
                 client.set_terminated(child.info.run_id, "KILLED")
         return parent, len(finished(parent))
     parent = given or client.create_run(experiment).info.run_id
@@ -108,24 +113,67 @@ def children(parent: str) -> list[Run]:
 
 
 def finished(parent: str) -> list[Run]:
-    """Return the finished jobs of a sweep, each once."""
+    """Return the finished jobs of a sweep, each once, also those that were pruned."""
     done = [child for child in children(parent) if child.info.status == "FINISHED"]
     return list({child.data.tags["job_key"]: child for child in done}.values())
 
 
+def complete(jobs: Sequence[Run]) -> list[Run]:
+    """Return the finished jobs that were not pruned."""
+    return [job for job in jobs if runs.PRUNED not in job.data.tags]
+
+
 def finished_value(job_key: str, monitor: str) -> float | None:
     """Return the best value of `monitor` of a job that the sweep finished before, or None."""
-    if (parent := current()) is None:
+    parent = current()
+    if parent is None:
         return None
+    done = find(job_key, f"AND tags.`mlflow.parentRunId` = '{parent}'")
+    return float(done[0].data.metrics[f"best_{monitor}"]) if done else None
+
+
+def reuse(
+    job_key: str, monitor: str, overrides: Sequence[str], tracking: Tracking
+) -> tuple[str, float] | None:
+    """Make an equal training that finished elsewhere a job of this sweep, if there is one.
+
+    A pruned training is none: why it was stopped depends on the other jobs of its sweep. Nor is one
+    whose model is wanted, but was not stored or is deleted.
+
+    Args:
+        job_key: Identifies the job; see `training.identity`.
+        monitor: The metric that compares the jobs.
+        overrides: The overrides of the job.
+        tracking: Says whether its model is wanted.
+
+    Returns:
+        The id of the other training's run, and its best value of `monitor`; or None.
+    """
+    parent = current()
+    if parent is None:
+        return None
+    for run in find(job_key):
+        tags, value = run.data.tags, run.data.metrics.get(f"best_{monitor}")
+        if runs.PRUNED in tags or value is None or not registry.is_kept(tags, tracking):
+            continue
+        original = tags.get(runs.REUSED, run.info.run_id)
+        runs.copy_training(original, parent, overrides)
+        return original, float(value)
+    return None
+
+
+def find(job_key: str, condition: str = "") -> list[Run]:
+    """Return the finished trainings with a key, the oldest first."""
+    parent = current()
+    assert parent
     connection.connect()
     client = mlflow.MlflowClient()
-    done = client.search_runs(
+    found: list[Run] = client.search_runs(
         [client.get_run(parent).info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'FINISHED' "
-        f"AND tags.job_key = '{job_key}'",
-        max_results=1,
+        f"attributes.status = 'FINISHED' AND tags.job_key = '{job_key}' {condition}",
+        order_by=["attributes.start_time"],
     )
-    return float(done[0].data.metrics[f"best_{monitor}"]) if done else None
+    return found
 
 
 def record_failure(overrides: Sequence[str], error: Exception) -> None:
@@ -180,16 +228,21 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
     """
     connection.connect()
     client = mlflow.MlflowClient()
-    done = finished(parent)
+    jobs, done = children(parent), finished(parent)
     done_overrides = {child.data.tags["overrides"] for child in done}
+    running = [child for child in jobs if child.info.status == "RUNNING"]
     failed = {
         " ".join(json.loads(child.data.tags["overrides"])): child.data.tags.get("error", "killed")
-        for child in children(parent)
-        if child.info.status != "FINISHED" and child.data.tags["overrides"] not in done_overrides
+        for child in jobs
+        if child.info.status not in ("FINISHED", "RUNNING")
+        and child.data.tags["overrides"] not in done_overrides
     }
     monitors = {child.data.params["training.monitor"] for child in done}
     monitor = monitors.pop() if len(monitors) == 1 else "val_accuracy"
-    result = SweepResult(f"best_{monitor}", len(done), failed)
+    candidates = complete(done)
+    result = SweepResult(
+        f"best_{monitor}", len(candidates), len(done) - len(candidates), len(running), failed
+    )
     result.costs = {
         name: sum(child.data.metrics.get(name, 0) for child in done) for name in TIMINGS
     }
@@ -197,14 +250,16 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
         client.log_metric(parent, f"sum_{name}", value)
     client.log_metric(parent, "jobs_finished", len(done), step=len(done))
     client.log_metric(parent, "jobs_failed", len(failed))
-    if done:
-        child = min(done, key=lambda child: rank(child.data.metrics, result.metric))
+    client.log_metric(parent, "jobs_pruned", result.pruned)
+    if candidates:
+        child = min(candidates, key=lambda child: rank(child.data.metrics, result.metric))
         result.best = best_job(child, result.metric, tracking)
         for key, value in asdict(result.best).items():
             client.set_tag(parent, f"best.{key}", value)
         for file in write_results(done, result.metric, folder):
             client.log_artifact(parent, str(file), "sweep")
-    client.set_terminated(parent, "FAILED" if failed or not done else "FINISHED")
+    if not running:  # otherwise another machine closes it
+        client.set_terminated(parent, "FAILED" if failed or not candidates else "FINISHED")
     return result
 
 
@@ -216,16 +271,17 @@ def rank(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
 def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
     """Return the best job; register its model, if only the best one is to be registered."""
     version = child.data.tags.get("registered_version", "")
+    run_id = child.data.tags.get(runs.REUSED, child.info.run_id)
     if tracking.register_models == "best" and not version:
         version = registry.register_stored(
             child.data.tags["stored_model"],
             tracking.registered_model,
-            child.info.run_id,
+            run_id,
             json.loads(child.data.tags["version_tags"]),
         ).uri
     return BestJob(
         name=child.info.run_name,
-        run_id=child.info.run_id,
+        run_id=run_id,
         value=child.data.metrics[metric],
         version=version,
         overrides=json.loads(child.data.tags["overrides"]),

@@ -10,7 +10,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from image_classifier import serving
-from image_classifier.config.schema import Config
+from image_classifier.config.schema import Config, Tracking
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.project import digests
@@ -79,6 +79,27 @@ def register_stored(address: str, name: str, run_id: str, tags: dict[str, str]) 
     version = Version(name, number, run_id, tags)
     mlflow.MlflowClient().set_tag(run_id, "registered_version", version.uri)
     return version
+
+
+def is_kept(tags: Mapping[str, str], tracking: Tracking) -> bool:
+    """Return whether the store has what a sweep wants to keep of a training's model.
+
+    Args:
+        tags: The tags of the training's run.
+        tracking: `register_models` says what is wanted.
+    """
+    address = tags.get("registered_version", "")
+    if tracking.register_models == "none":
+        return True
+    if not address and tracking.register_models == "best":
+        address = tags.get("stored_model", "")
+    elif not address.startswith(f"models:/{tracking.registered_model}/"):
+        return False
+    try:
+        mlflow.models.get_model_info(address)
+    except (MlflowException, OSError):  # somebody deleted it
+        return False
+    return True
 
 
 def version_tags(

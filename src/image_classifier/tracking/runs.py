@@ -23,10 +23,22 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.project import digests
+from image_classifier.project.processes import this_process
 from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
+# tags of a run
+PROCESS = "process"  # the process that trains; see `project.processes`
+PRUNED = "pruned_after_epoch"  # a job of a sweep that was stopped because others are better
+REUSED = "reused_from"  # a job of a sweep that is a copy of an earlier, equal training
+# what a copy has of the original, besides its parameters
+COPIED_TAGS = (
+    "job_key", "manifest_digest", "device", "threads", "weights_sha256", "backbone_sha256",
+    "registered_version", "stored_model", "version_tags",
+)  # fmt: skip
+OTHER_METRICS = ("test_", "probe_", "external_", "train_seconds", "cpu_seconds", "stored_bytes")
+
 # settings that do not decide a training: no parameters of its run
 NOT_OF_TRAINING = ("evaluation", "promotion", "serving")
 
@@ -72,14 +84,18 @@ def open_training(
     if earlier:
         run_id = earlier[0].info.run_id
         client.update_run(run_id, "RUNNING")
+        client.set_tag(run_id, PROCESS, this_process())
         if "error" in earlier[0].data.tags:
             client.delete_tag(run_id, "error")  # of the attempt that is continued now
     elif given:
         run_id = given
         client.update_run(run_id, name=short(name))
         client.set_tag(run_id, "training_id", training_id)
+        client.set_tag(run_id, PROCESS, this_process())
     else:
-        tags = {"training_id": training_id} | ({"mlflow.parentRunId": parent} if parent else {})
+        tags = {"training_id": training_id, PROCESS: this_process()} | (
+            {"mlflow.parentRunId": parent} if parent else {}
+        )
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
         log_description(run_id, config, dataset, job_key, overrides)
@@ -108,6 +124,31 @@ def log_description(
     if config.dataset.note:
         tags["mlflow.note.content"] = config.dataset.note
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
+
+
+def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
+    """Add a copy of a finished training to a sweep: its parameters and the metrics of its epochs.
+
+    Args:
+        original: The run of the training.
+        parent: The run of the sweep.
+        overrides: The overrides of the job.
+    """
+    client = mlflow.MlflowClient()
+    run = client.get_run(original)
+    tags = {name: run.data.tags[name] for name in COPIED_TAGS if name in run.data.tags}
+    tags |= {"mlflow.parentRunId": parent, REUSED: original, "overrides": json.dumps([*overrides])}
+    copy = client.create_run(run.info.experiment_id, run_name=run.info.run_name, tags=tags)
+    metrics = [
+        metric
+        for name in run.data.metrics
+        if not name.startswith(OTHER_METRICS)
+        for metric in client.get_metric_history(original, name)
+    ]
+    for start in range(0, len(metrics), 1000):  # as many as MLflow accepts at once
+        client.log_batch(copy.info.run_id, metrics=metrics[start : start + 1000])
+    client.log_batch(copy.info.run_id, params=[Param(*item) for item in run.data.params.items()])
+    client.set_terminated(copy.info.run_id)
 
 
 def close_failed(run_id: str, error: BaseException) -> None:

@@ -15,13 +15,17 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
-def threads() -> int:
+def threads(training: Training | None = None) -> int:
     """Return the number of threads that share one operation of TensorFlow.
 
     `training.threads` decides, or TF_NUM_INTRAOP_THREADS, or the number of cores. Only the same
     number of threads gives the same weights to the last bit.
+
+    Args:
+        training: A training that is to begin; None: the one that `configure` prepared.
     """
-    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    chosen = training.threads if training else None
+    chosen = chosen or tf.config.threading.get_intra_op_parallelism_threads()
     return int(chosen or os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
 
 

@@ -5,7 +5,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from image_classifier.config.schema import Config, PretrainedModel
+from image_classifier.config.schema import Config, PretrainedModel, Training
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.project import digests
 
@@ -30,11 +30,11 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def training_key(job_key: str) -> str:
+def training_key(job_key: str, training: Training) -> str:
     """Return a digest of all that decides the weights to the last bit: 32 hexadecimal digits.
 
     Besides the `job_key`, that is the number of threads.
     """
     from image_classifier.training import devices  # imports TensorFlow
 
-    return hashlib.sha256(f"{job_key} {devices.threads()}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{job_key} {devices.threads(training)}".encode()).hexdigest()[:32]

@@ -64,7 +64,7 @@ def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
     Only one process works on it at a time: others wait.
     """
     job_key = identity.job_key(config, dataset)
-    key = identity.training_key(job_key)
+    key = identity.training_key(job_key, config.training)
     folder = _folder(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
