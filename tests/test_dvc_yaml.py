@@ -27,6 +27,7 @@ EXEMPT = {
     "project.digests": "a digest of the same content never changes",
     "project.files": "how files are written, not what is in them",
     "project.paths": "names of files, which dvc.yaml lists as outs",
+    "project.processes": "which process works on a run",
     "project.plotting": "how plots are written",
     "project.records": "a record in another format is reported, with the command that helps",
     "project.text": "texts of messages, and which names are refused",

@@ -53,6 +53,7 @@ def adopt(run_id: str, name: str) -> None:
     settings: Any = OmegaConf.to_container(OmegaConf.create(record.settings))
     # the weights repeat to the last bit only with the same number of threads
     settings["training"] |= {"threads": int(record.tags["threads"]), "stop_below_median": False}
+    settings["training"] |= {"fold": None}  # the pipeline trains on all training images
     main = CONF / "config.yaml"
     before = main.read_text()
     preset.write_text(preset_text(run_id, name, record, settings))

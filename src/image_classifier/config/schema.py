@@ -191,9 +191,9 @@ class Split(Section):
         description="Two images are near duplicates when at most this many of the 576 bits of "
         "their perceptual hashes differ. null: only files with equal content are duplicates."
     )
-    folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
+    folds: Annotated[int, Field(ge=2, le=100)] = Field(
         description="Number of folds for cross-validation: every image outside the test split is "
-        "assigned to one of them. null: no folds."
+        "assigned to one of them. See `training.fold`."
     )
     maximum_unreadable: Probability = Field(
         description="Share of files that may be unreadable. With more, `split` fails."
@@ -435,6 +435,11 @@ class Training(Section):
     )
     seed: Seed = Field(
         description="Seed of the initial weights, the order of images, augmentation and dropout."
+    )
+    fold: Annotated[int, Field(ge=0, le=99)] | None = Field(
+        description="For cross-validation: the images of this fold, counted from 0, are the "
+        "validation split; all others outside the test split are for training. null: the splits of "
+        "the manifest."
     )
     deterministic: bool = Field(
         description="The same seed and number of threads give the same weights, to the last bit."

@@ -1,6 +1,6 @@
 """The prepared dataset: every image of the manifest, decoded, on disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,6 +59,35 @@ class PreparedDataset:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         return file, dtype, shape, file.tell()
 
+    def with_fold(self, fold: int, folds: int) -> "PreparedDataset":
+        """Return the dataset with the images of a fold as its validation split.
+
+        Args:
+            fold: Counted from 0.
+            folds: Their number.
+
+        Raises:
+            InputError: there is no such fold.
+        """
+        if fold >= folds:
+            raise InputError(
+                f"training.fold={fold}: the folds are 0 to {folds - 1}. split.folds is their "
+                f"number."
+            )
+        if not any(row.fold == fold for row in self.rows):
+            raise InputError(
+                f"training.fold={fold}: the images have no folds, because a class has fewer than "
+                f"split.folds={folds} images or groups. Set a smaller split.folds: dvc repro split "
+                f"says how many the class has."
+            )
+        rows = [
+            row
+            if row.split == "test"
+            else replace(row, split="validation" if row.fold == fold else "train")
+            for row in self.rows
+        ]
+        return replace(self, rows=rows)
+
     def indices(self, split: SplitName) -> npt.NDArray[np.int64]:
         """Return the row numbers of one split, int64, in the manifest's order."""
         return np.flatnonzero([row.split == split for row in self.rows])
@@ -108,4 +137,6 @@ def load_prepared(config: Config) -> PreparedDataset:
         complete = False
     if not complete:
         raise InputError(f"{paths.IMAGES} is damaged: run `dvc repro -f -s prepare`.")
+    if config.training.fold is not None:
+        return dataset.with_fold(config.training.fold, config.split.folds)
     return dataset

@@ -17,8 +17,8 @@ class ImageRow:
     """One row of the manifest.
 
     `perceptual_hash` is empty for a plain image. `group` and `source` are what the dataset's table
-    or patterns say, or empty. `fold` counts from 0; it is -1 without folds and in the test split.
-    `bytes` is the size of the file.
+    or patterns say, or empty. `fold` counts from 0; it is -1 in the test split, and
+    everywhere if a class is too small for folds. `bytes` is the size of the file.
     """
 
     path: str

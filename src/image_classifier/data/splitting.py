@@ -159,27 +159,32 @@ def draw(
     return [bundle for bundle in ordered if bundle.key in chosen]
 
 
-def assign_folds(items: Sequence[Item], splits: Sequence[SplitName], split: Split) -> list[int]:
+def assign_folds(
+    items: Sequence[Item], splits: Sequence[SplitName], split: Split, remarks: list[str]
+) -> list[int]:
     """Return a fold for every image outside the test split, from 0, and -1 for the others.
 
-    The folds are stratified by class, and groups and duplicates are not separated.
+    The folds are stratified by class, and groups and duplicates are not separated. Where a class
+    has fewer images or groups than there are folds, no image has a fold.
 
-    Raises:
-        InputError: a class has fewer images or groups than there are folds.
+    Args:
+        items: The images.
+        splits: Their splits.
+        split: Number of folds and seed.
+        remarks: Sentences for people are added.
     """
     folds = [-1] * len(items)
-    if split.folds is None:
-        return folds
     chosen = [index for index, name in enumerate(splits) if name != "test"]
     labels = [items[index].label for index in chosen]
     groups = [items[index].component for index in chosen]
     for label in sorted(set(labels)):
         number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
         if number < split.folds:
-            raise InputError(
-                f"{label} has {number} images or groups outside the test split, too few for "
-                f"split.folds={split.folds}: set it to {number} or less, or null."
+            remarks.append(
+                f"No folds for cross-validation: {label} has {number} images or groups outside the "
+                f"test split, fewer than split.folds={split.folds}."
             )
+            return folds
     folder = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
     for number, (_, members) in enumerate(folder.split(labels, labels, groups)):
         for member in members:

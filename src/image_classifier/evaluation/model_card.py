@@ -18,6 +18,7 @@ def write(report: Mapping[str, Any]) -> str:
         introduction(report),
         "## Data\n\n" + data(report),
         "## Test metrics\n\n" + test_metrics(report),
+        "## Variation\n\n" + variation(report),
         "## Shortcuts\n\n" + shortcuts(report),
         "## External sets\n\n" + external(report),
         "## Intended use and limits\n\n" + limits(),
@@ -177,6 +178,26 @@ def one_sided(report: Mapping[str, Any]) -> list[str]:
         (only,) = set(report["classes"]) - set(never)
         return [f"The model answers {only} for every test image, whatever the image shows."]
     return [f"The model never answers {', '.join(never)} on the test images."]
+
+
+def variation(report: Mapping[str, Any]) -> str:
+    """Return how much the result varies with the images that were trained on, and with the seed."""
+    found = report["variation"]
+    lines = [
+        f"{title}, balanced accuracy on validation images: {found[name]}."
+        for name, title in (
+            ("folds", "Cross-validation with these settings"),
+            ("seeds", "The same training with several seeds"),
+        )
+        if found[name]
+    ]
+    if not lines:
+        return (
+            "These settings were trained once, so how much the result varies with the seed and the "
+            "training images is not known. `image-classifier train --multirun search=folds` "
+            "measures it, then `dvc repro -f -s evaluate` writes it here."
+        )
+    return " ".join(lines)
 
 
 def shortcuts(report: Mapping[str, Any]) -> str:

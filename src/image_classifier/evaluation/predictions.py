@@ -1,13 +1,16 @@
 """A classifier's predictions for the images of one split."""
 
+import csv
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from image_classifier.evaluation.metrics import classification_metrics
+from image_classifier.project.files import new_file
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
@@ -60,3 +63,15 @@ def predict_split(
         classifier.decide(probabilities),
         [dataset.rows[row].cluster for row in rows],
     )
+
+
+def write_predictions(dataset: "PreparedDataset", predictions: Predictions, path: Path) -> None:
+    """Write a CSV file with one row for each image: path, classes and probabilities."""
+    with new_file(path).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header = ["path", "actual", "predicted"]
+        writer.writerow([*header, *(f"p_{name}" for name in dataset.classes)])
+        for index, row in enumerate(predictions.rows):
+            image, predicted = dataset.rows[row], dataset.classes[predictions.predicted[index]]
+            values = map(float, predictions.probabilities[index])
+            writer.writerow([image.path, image.label, predicted, *values])

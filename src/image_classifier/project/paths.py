@@ -40,6 +40,9 @@ METRICS = "metrics.json"
 HISTORY = "history.csv"
 SUMMARY = "model_summary.txt"
 CURVES = "learning_curves.png"
+VALIDATION_PREDICTIONS = "validation_predictions.csv"
+
+OUT_OF_FOLD = "out_of_fold.csv"  # inside the folder of a sweep
 
 
 def project() -> Path:

@@ -8,7 +8,6 @@ A registered version never changes: with another threshold or temperature the sa
 registered again, as a new version.
 """
 
-import csv
 import json
 import re
 import shutil
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.config.schema import Config
-from image_classifier.data.dataset import PreparedDataset, load_prepared
+from image_classifier.data.dataset import load_prepared
 from image_classifier.evaluation import external_sets, model_card, plots
-from image_classifier.evaluation.predictions import Predictions, predict_split
+from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
+from image_classifier.evaluation.spread import spread
 from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
@@ -66,12 +66,13 @@ def evaluate(config: Config) -> None:
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"
         )
-        write_predictions(dataset, test)
+        write_predictions(dataset, test, paths.PREDICTIONS)
         plots.plot_all(dataset, classifier, test)
 
         validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
         version = registry.register(config, dataset, model, validated)
         report |= {"version": version.uri, "run_id": version.run_id}
+        report["variation"] = variation(version.run_id)
         new_file(paths.REPORT).write_text(json.dumps(report, indent=2) + "\n")
         card = model_card.write(report)
         new_file(paths.MODEL_CARD).write_text(card)
@@ -109,6 +110,25 @@ def evaluate(config: Config) -> None:
     print(model_card.summary(report))
 
 
+def variation(run_id: str) -> dict[str, Any]:
+    """Return how much the validation result of a run's settings varies, as far as it was measured.
+
+    Returns:
+        `folds` and `seeds`: each the spread in words, or None where fewer than two were trained.
+    """
+    from image_classifier.tracking import repeats
+
+    results = repeats.same_recipe(run_id, "validation_balanced_accuracy")
+    found: dict[str, Any] = {"folds": None, "seeds": None}
+    for name, chosen in (
+        ("folds", [result for result in results if result.fold is not None]),
+        ("seeds", [result for result in results if result.fold is None]),
+    ):
+        if len(chosen) > 1:
+            found[name] = str(spread(chosen))
+    return found
+
+
 def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """Return the test metrics, the probes and the external sets as MLflow metrics."""
     return (
@@ -132,14 +152,3 @@ def class_metrics(report: Mapping[str, Any]) -> dict[str, float]:
         for name in ("precision", "recall", "f1")
         if entry[name]["value"] is not None
     }
-
-
-def write_predictions(dataset: PreparedDataset, test: Predictions) -> None:
-    """Write a CSV file with one row for each test image: path, classes and probabilities."""
-    classes = dataset.classes
-    with new_file(paths.PREDICTIONS).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "actual", "predicted", *(f"p_{name}" for name in classes)])
-        for row, choice, outputs in zip(test.rows, test.predicted, test.probabilities, strict=True):
-            image = dataset.rows[row]
-            writer.writerow([image.path, image.label, classes[choice], *map(float, outputs)])

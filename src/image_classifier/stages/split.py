@@ -115,7 +115,7 @@ def split(config: Config) -> None:
     ]
     given = {image.split for image in found if image.split}
     splits, of_shares = assign(items, config.split, given)
-    folds = assign_folds(items, splits, config.split)
+    folds = assign_folds(items, splits, config.split, of_shares)
     rows = [
         manifest_row(images[index], name, fold)
         for index, name, fold in zip(kept, splits, folds, strict=True)

@@ -130,6 +130,7 @@ def train_model(
         dataset,
         run_name(config),
         state.job_key,
+        state.recipe_key,
         overrides,
         state.training_id,
     )

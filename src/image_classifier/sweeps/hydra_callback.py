@@ -102,12 +102,7 @@ class SweepCallback(Callback):
 
 def describe(parent: str, result: "SweepResult", is_search: bool) -> str:
     """Return how a sweep ended: failed jobs, costs, the best job, and how to adopt it."""
-    counts = f"{result.finished} jobs finished, {len(result.failed)} failed"
-    if result.pruned:
-        counts += f", {result.pruned} pruned"
-    if result.running:
-        counts += f", {result.running} running elsewhere"
-    lines = [f"\nSweep {parent}: {counts}."]
+    lines = [f"\nSweep {parent}: {result.counts}."]
     lines += [f"  failed: {job} ({error})" for job, error in result.failed.items()]
     costs = result.costs
     lines.append(
@@ -120,6 +115,8 @@ def describe(parent: str, result: "SweepResult", is_search: bool) -> str:
             f"{result.best.version or 'not registered'}\nTo make its settings the defaults:\n"
             f"  image-classifier adopt {result.best.run_id} NAME"
         )
+    if result.verdict:
+        lines.append(result.verdict.replace("\n\n", "\n").replace("`", ""))
     if result.failed and not is_search:
         lines.append("Run the same command again to run only the jobs that are not finished.")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from image_classifier.config.compose import CONF, typed
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
+from image_classifier.evaluation.predictions import write_predictions
 from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.project import paths
 from image_classifier.stages.train import (
@@ -167,6 +168,9 @@ def register(config: Config, dataset: PreparedDataset, folder: Path, trained: Tr
     metrics = {f"validation_{name}": value for name, value in validation.metrics.items()}
     if not runs.logged("validation_accuracy"):
         runs.log_metrics(metrics, epoch=trained.progress.epochs)
+    predictions = folder.parent / paths.VALIDATION_PREDICTIONS
+    write_predictions(dataset, validation, predictions)
+    runs.log_files([predictions], "training")
     match config.tracking.register_models:
         case "none":
             return "not stored"

@@ -1,23 +1,22 @@
 """The MLflow run of a sweep: its jobs are its children, and it names the best of them."""
 
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.entities import Run
 
 from image_classifier.config.schema import Tracking, sign_of
+from image_classifier.project import paths
 from image_classifier.project.processes import has_ended
-from image_classifier.sweeps.plots import plot_sweep
+from image_classifier.sweeps import results
 from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
 
-TIMINGS = ("train_seconds", "cpu_seconds", "stored_bytes")
+MAXIMUM_TEXT = 5000  # characters that every MLflow store accepts in a tag
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class SweepResult:
         failed: The overrides of the other jobs, with the error.
         costs: Sums over the finished jobs: `train_seconds`, `cpu_seconds`, `stored_bytes`.
         best: The best job, or None when no job finished.
+        verdict: Whether it beats the others beyond chance, or empty.
     """
 
     metric: str
@@ -55,6 +55,15 @@ class SweepResult:
     failed: dict[str, str]
     costs: dict[str, float] = field(default_factory=dict)
     best: BestJob | None = None
+    verdict: str = ""
+
+    @property
+    def counts(self) -> str:
+        """How many jobs ended how."""
+        text = f"{self.finished} jobs finished, {len(self.failed)} failed"
+        if self.pruned:
+            text += f", {self.pruned} pruned"
+        return text + (f", {self.running} running on other machines" if self.running else "")
 
 
 def start(
@@ -91,7 +100,7 @@ def start(
     tags = {
         "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
         "sweep_key": key,
-        "search_space": "\n".join(space)[:5000],
+        "search_space": "\n".join(space)[:MAXIMUM_TEXT],
         **runs.provenance(),
     }
     for name, value in tags.items():
@@ -244,28 +253,52 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
         f"best_{monitor}", len(candidates), len(done) - len(candidates), len(running), failed
     )
     result.costs = {
-        name: sum(child.data.metrics.get(name, 0) for child in done) for name in TIMINGS
+        name: sum(child.data.metrics.get(name, 0) for child in done) for name in results.COSTS
     }
+    if tracking.register_models == "none":
+        result.costs["stored_bytes"] = 0
     for name, value in result.costs.items():
         client.log_metric(parent, f"sum_{name}", value)
     client.log_metric(parent, "jobs_finished", len(done), step=len(done))
     client.log_metric(parent, "jobs_failed", len(failed))
     client.log_metric(parent, "jobs_pruned", result.pruned)
     if candidates:
-        child = min(candidates, key=lambda child: rank(child.data.metrics, result.metric))
+        ranked = results.recipes(candidates, result.metric)
+        sign = sign_of(result.metric)
+        child = min(ranked[0].jobs, key=lambda child: sign * child.data.metrics[result.metric])
         result.best = best_job(child, result.metric, tracking)
         for key, value in asdict(result.best).items():
             client.set_tag(parent, f"best.{key}", value)
-        for file in write_results(done, result.metric, folder):
+        done.sort(key=lambda child: child.info.start_time)
+        files = results.write(done, candidates, result.metric, folder)
+        predictions = folder / paths.OUT_OF_FOLD
+        if pooled := results.write_out_of_fold(ranked, predictions):
+            files.append(predictions)
+        result.verdict = results.verdict(ranked, result.metric)
+        results.log_spread(parent, ranked[0], result.metric)
+        client.set_tag(parent, "mlflow.note.content", page(result, ranked, pooled))
+        for file in files:
             client.log_artifact(parent, str(file), "sweep")
     if not running:  # otherwise another machine closes it
         client.set_terminated(parent, "FAILED" if failed or not candidates else "FINISHED")
     return result
 
 
-def rank(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
-    """Return the sort key of a job, lowest first; the loss orders jobs with equal accuracies."""
-    return sign_of(metric) * metrics[metric], metrics["best_val_loss"]
+def page(result: SweepResult, ranked: Sequence[results.Recipe], pooled: Mapping[str, str]) -> str:
+    """Return the text of the sweep's page in the MLflow UI."""
+    assert result.best
+    better = "lower" if sign_of(result.metric) == 1 else "higher"
+    parts = [
+        f"**{result.counts}.** Compared by `{result.metric}` ({better} is better), measured on the "
+        f"validation images that also chose the best epoch.",
+        f"Best job: `{result.best.name}`, {result.best.value:.4f}, "
+        f"{result.best.version or 'not registered'}. Its run: `{result.best.run_id}`.",
+        results.table(ranked, pooled, result.metric),
+        result.verdict,
+        f"Plots, `results.csv`{' and `out_of_fold.csv`' * bool(pooled)} are in the artifacts, "
+        f"folder `sweep`.",
+    ]
+    return "\n\n".join(filter(None, parts))[:MAXIMUM_TEXT]
 
 
 def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
@@ -286,29 +319,6 @@ def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
         version=version,
         overrides=json.loads(child.data.tags["overrides"]),
     )
-
-
-def write_results(done: Sequence[Run], metric: str, folder: Path) -> list[Path]:
-    """Write a table of the jobs, and a plot of the metric over what varies; return the files."""
-    names = sorted({name for child in done for name in child.data.params if "." in name})
-    varied = [name for name in names if len({child.data.params.get(name) for child in done}) > 1]
-    rows: list[dict[str, Any]] = [
-        {"run": child.info.run_name}
-        | {name: child.data.params.get(name, "") for name in varied}
-        | {name: child.data.metrics.get(name, "") for name in (metric, *TIMINGS)}
-        for child in done
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "results.csv"]
-    with files[0].open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    if varied:
-        columns = {name: [str(row[name]) for row in rows] for name in varied}
-        files.append(folder / "results.png")
-        plot_sweep(columns, [row[metric] for row in rows], metric, files[1])
-    return files
 
 
 def abandon(parent: str) -> None:

@@ -34,8 +34,8 @@ PRUNED = "pruned_after_epoch"  # a job of a sweep that was stopped because other
 REUSED = "reused_from"  # a job of a sweep that is a copy of an earlier, equal training
 # what a copy has of the original, besides its parameters
 COPIED_TAGS = (
-    "job_key", "manifest_digest", "device", "threads", "weights_sha256", "backbone_sha256",
-    "registered_version", "stored_model", "version_tags",
+    "job_key", "recipe_key", "manifest_digest", "device", "threads", "weights_sha256",
+    "backbone_sha256", "registered_version", "stored_model", "version_tags",
 )  # fmt: skip
 OTHER_METRICS = ("test_", "probe_", "external_", "train_seconds", "cpu_seconds", "stored_bytes")
 
@@ -57,6 +57,7 @@ def open_training(
     dataset: PreparedDataset,
     name: str,
     job_key: str,
+    recipe_key: str = "",
     overrides: Sequence[str] = (),
     training_id: str = "",
 ) -> str:
@@ -69,6 +70,7 @@ def open_training(
         dataset: The prepared images.
         name: The run's name.
         job_key: See `training.identity`.
+        recipe_key: See `training.identity`.
         overrides: How the settings differ from conf/.
         training_id: Finds the run of an earlier attempt; empty: always a new run.
     """
@@ -98,12 +100,17 @@ def open_training(
         )
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
-        log_description(run_id, config, dataset, job_key, overrides)
+        log_description(run_id, config, dataset, job_key, recipe_key, overrides)
     return str(run_id)
 
 
 def log_description(
-    run_id: str, config: Config, dataset: PreparedDataset, job_key: str, overrides: Sequence[str]
+    run_id: str,
+    config: Config,
+    dataset: PreparedDataset,
+    job_key: str,
+    recipe_key: str,
+    overrides: Sequence[str],
 ) -> None:
     """Log the settings and the data of a training, and the code and command it comes from."""
     client = mlflow.MlflowClient()
@@ -120,6 +127,7 @@ def log_description(
         "manifest_digest": dataset.digest,
         "overrides": json.dumps(list(overrides)),
         "job_key": job_key,
+        "recipe_key": recipe_key,
     }
     if config.dataset.note:
         tags["mlflow.note.content"] = config.dataset.note

@@ -30,6 +30,12 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def recipe_key(config: Config, dataset: PreparedDataset) -> str:
+    """Return the `job_key` without seed and fold: trainings with the same key vary by chance."""
+    training = config.training.model_copy(update={"seed": 0, "fold": None})
+    return job_key(config.model_copy(update={"training": training}), dataset)
+
+
 def training_key(job_key: str, training: Training) -> str:
     """Return a digest of all that decides the weights to the last bit: 32 hexadecimal digits.
 

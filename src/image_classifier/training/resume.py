@@ -33,12 +33,14 @@ class ResumeState:
         job_key: See `identity.job_key`.
         folder: Contains the files of its epochs.
         training_id: Finds its MLflow run.
+        recipe_key: See `identity.recipe_key`.
     """
 
     key: str
     job_key: str
     folder: Path
     training_id: str
+    recipe_key: str = ""
 
     @property
     def data_files(self) -> list[Path]:
@@ -76,7 +78,8 @@ def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
     try:
         if not (folder / "id").is_file() or _saved_by_dvc(folder):
             _begin(folder)
-        yield ResumeState(key, job_key, folder, (folder / "id").read_text())
+        recipe_key = identity.recipe_key(config, dataset)
+        yield ResumeState(key, job_key, folder, (folder / "id").read_text(), recipe_key)
     finally:
         lock.release()
 
