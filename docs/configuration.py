@@ -20,6 +20,9 @@ what it is for.
 A value with spaces, commas, brackets or other signs needs quotes of its own, inside those of the
 shell: `-S "dataset.path='/data/chest x-rays (1)'"`, `-S "dataset.group_pattern='case_(\\d+)'"`.
 So does a text that looks like a number or a truth value: `-S "dataset.positive_class='1'"`.
+
+In paths, `~` is the home folder, and relative paths begin in the project's folder, in queued
+experiments too: see [design](design.md#data-flow).
 """
 WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}
 

@@ -23,6 +23,7 @@ from image_classifier.data import sources
 from image_classifier.data.selection import select_images
 from image_classifier.data.survey import Survey, survey
 from image_classifier.errors import InputError
+from image_classifier.project import paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +75,13 @@ def name_of(source: str) -> str:
 def place_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that say where the images are."""
     source = arguments.source
-    is_repository = source.endswith(".git") and (Path(source) / "HEAD").exists()
+    is_repository = source.endswith(".git") and (paths.expanded(source) / "HEAD").exists()
     if is_local(source) and not is_repository and not arguments.revision:
         if arguments.subfolder:
             source = str(Path(source) / arguments.subfolder)
-        path = Path(source).expanduser()
+        path = paths.expanded(source)
         if not path.is_dir():
-            raise InputError(f"{source}: no such folder.")
+            raise InputError(f"{source}: no such folder ({path.absolute()}).")
         inside = path.resolve().is_relative_to(Path.cwd().resolve())
         return {"path": str(path if inside and not path.is_absolute() else path.absolute())}
     place = {"url": source, "revision": arguments.revision, "subfolder": arguments.subfolder}

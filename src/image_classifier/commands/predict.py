@@ -25,6 +25,7 @@ from image_classifier.config.schema import PROBABILITY
 from image_classifier.data.folders import is_ignored
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
+from image_classifier.project import paths
 
 if TYPE_CHECKING:
     from image_classifier.classifier import Classifier, Metadata
@@ -33,12 +34,17 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("sources", nargs="+", type=Path, help="image files, or folders with images")
+    parser.add_argument(
+        "sources", nargs="+", type=paths.expanded, help="image files, or folders with images"
+    )
     parser.add_argument("--model", help="address, e.g. models:/NAME/3; default: the champion")
     parser.add_argument("--csv", action="store_true", help="print CSV instead of a table")
     parser.add_argument("--threshold", type=probability, help="instead of the model's own, 0 to 1")
     parser.add_argument(
-        "--explain", type=Path, metavar="FOLDER", help="write a heat map of each image there"
+        "--explain",
+        type=paths.expanded,
+        metavar="FOLDER",
+        help="write a heat map of each image there",
     )
 
 

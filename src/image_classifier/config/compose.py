@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError
 
+from image_classifier.config import resolvers
 from image_classifier.config.messages import explain_validation
 from image_classifier.config.schema import Config, Section
 from image_classifier.errors import InputError
@@ -17,6 +18,8 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 CONF = Path(__file__).parents[3] / "conf"
 PARAMS = Path("params.yaml")
+
+resolvers.register()
 
 
 def load(path: Path = PARAMS) -> Config:

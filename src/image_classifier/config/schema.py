@@ -65,7 +65,8 @@ class ImageSource(Section):
     )
     url: Address | None = Field(
         default=None,
-        description="A git repository, instead of `path`: https://…, ssh://… or user@host:path.",
+        description="A git repository, instead of `path`: https://…, ssh://… or user@host:path, or "
+        "the path of a local one.",
     )
     revision: Revision | None = Field(
         default=None,
@@ -141,7 +142,9 @@ class Dataset(ImageSource):
         description="Name of the dataset. The registered model's name begins with it."
     )
     depends_on: str = Field(
-        description="The file or folder that DVC watches: when it changes, `fetch` runs again."
+        description="The file or folder that DVC watches: when it changes, `fetch` runs again. By "
+        "default `path`, absolute if neither git nor DVC tracks it. DVC itself reads a value that "
+        "you give, without replacing `~`."
     )
     positive_class: str | None = Field(
         description="The class that sensitivity and the threshold refer to. Required with two "

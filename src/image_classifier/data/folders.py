@@ -79,7 +79,7 @@ def list_files(
     folder: Path,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
-    links_into: str | None = None,
+    links_into: Path | None = None,
 ) -> Listing:
     """List a folder, in a stable order.
 
@@ -95,11 +95,9 @@ def list_files(
         links_into: A folder outside `folder` that links may lead to.
 
     Raises:
-        InputError: the folder does not exist, or a name cannot be printed.
+        InputError: a name cannot be printed.
         OSError: a folder cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder.")
     wanted = GitIgnoreSpec.from_lines(include) if include is not None else None
     unwanted = GitIgnoreSpec.from_lines(exclude)
     listing = Listing()
@@ -200,7 +198,7 @@ def check_name(path: Path) -> None:
 
 
 def _walk(
-    folder: Path, links_into: str | None, listing: Listing
+    folder: Path, links_into: Path | None, listing: Listing
 ) -> Iterator[tuple[Path, tuple[str, str] | None]]:
     """Yield every file, and its kind and the details if it cannot be used."""
     stack = [folder]
@@ -238,14 +236,14 @@ def _size_of_thumbnails(path: Path) -> str:
     return f"a folder with {sum(file.is_file() for file in path.rglob('*'))} files"
 
 
-def _wrong_link(path: Path, root: Path, links_into: str | None) -> str:
+def _wrong_link(path: Path, root: Path, links_into: Path | None) -> str:
     """Return why a link is not followed, or an empty text."""
     if not path.exists():
         return "a link to a missing file"
     inside, target = root.resolve(), path.resolve()
     if inside.is_relative_to(target) or path.parent.resolve().is_relative_to(target):
         return "a link to a parent folder"
-    allowed = [inside, *([Path(links_into).resolve()] if links_into else [])]
+    allowed = [inside, *([links_into.resolve()] if links_into else [])]
     if any(target.is_relative_to(place) for place in allowed):
         return ""
     return "a link to outside the dataset"

@@ -10,6 +10,7 @@ from image_classifier.data.labels import Labels, summarize_unused
 from image_classifier.data.layout import choose_classes, labels_from_folders
 from image_classifier.data.table import find_tables, labels_from_table
 from image_classifier.errors import InputError
+from image_classifier.project.paths import located
 
 
 def select_images(key: str, folder: Path, source: ImageSource, minimum_classes: int = 2) -> Labels:
@@ -23,10 +24,14 @@ def select_images(key: str, folder: Path, source: ImageSource, minimum_classes: 
 
     Raises:
         InputError: there are too few classes, too many images would not be used, the folders or
-            the table are not clear, or a split has a class that training lacks.
+            the table are not clear, a split has a class that training lacks, or the folder
+            `links_into` does not exist.
         OSError: a folder or file cannot be read.
     """
-    listing = list_files(folder, source.include, source.exclude, source.links_into)
+    store = None
+    if source.links_into:
+        store = located(f"{key}.links_into", source.links_into, "folder")
+    listing = list_files(folder, source.include, source.exclude, store)
     labels = (
         labels_from_folders(listing, source.classes)
         if source.table is None

@@ -21,6 +21,7 @@ from image_classifier.data.folders import SUBMODULE
 from image_classifier.data.labels import Labels, UnusedFile
 from image_classifier.data.selection import select_images
 from image_classifier.errors import InputError
+from image_classifier.project.paths import located
 from image_classifier.project.text import printable
 
 # these would make git use another repository, such as the one whose hook runs this code
@@ -74,11 +75,11 @@ def opened(
         work: The folder in which a repository is downloaded, for the time of the block.
 
     Raises:
-        InputError: the download fails. In an error of the block, the address of the repository
-            replaces the temporary folder.
+        InputError: the folder does not exist, or the download fails. In an error of the block, the
+            address of the repository replaces the temporary folder.
     """
     if source.url is None:
-        yield Path(source.path or ""), [], None
+        yield located(f"{key}.path", source.path or "", "folder"), [], None
         return
     with TemporaryDirectory(prefix="download", dir=work) as temporary:
         folder = Path(temporary) / "files"
@@ -97,18 +98,22 @@ def download_repository(key: str, source: ImageSource, folder: Path) -> dict[str
         InputError: the download fails, or takes longer than `timeout_seconds`.
     """
     url = str(source.url)
-    if is_local(url) and not Path(url).is_dir():
-        raise InputError(
-            f"{key}.url={url}: no such folder. Set it to the address of a git repository, "
-            f"https://…, ssh://… or user@host:path, or the path of a local one."
-        )
+    address = url
+    if is_local(url):
+        try:
+            address = str(located(f"{key}.url", url, "folder"))
+        except InputError as error:
+            raise InputError(
+                f"{error} Set it to the address of a git repository, https://…, ssh://… or "
+                f"user@host:path, or the path of a local one."
+            ) from None
     command = [sys.executable, "-m", git.__name__]
     if source.revision:
         command.append(f"--revision={source.revision}")
     if source.subfolder:
         command.append(f"--subfolder={source.subfolder}")
     process = subprocess.Popen(
-        [*command, "--", url, str(folder)],
+        [*command, "--", address, str(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=None if sys.stderr.isatty() else subprocess.PIPE,  # a terminal shows the progress

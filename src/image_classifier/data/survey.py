@@ -111,7 +111,7 @@ def survey(folder: Path, *, local: bool) -> Survey:
     if local and (store := store_of_links(folder, listing)):
         result.settings["links_into"] = store
         result.guesses["links_into"] = "the links of the dataset lead to this folder"
-        listing = list_files(folder, links_into=store)
+        listing = list_files(folder, links_into=Path(store))
     find_classes(folder, listing, result)
     choose_labels(result)
     complete_splits(result)

@@ -1,7 +1,10 @@
-"""Where the stages write their files, relative to the project's folder, as in dvc.yaml."""
+"""Where the stages write their files, as in dvc.yaml, and what the paths in settings mean."""
 
 import os
 from pathlib import Path
+from typing import Literal
+
+from image_classifier.errors import InputError
 
 BUILD = Path("build")
 
@@ -52,3 +55,37 @@ def project() -> Path:
     of the original.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def expanded(text: str) -> Path:
+    """Return a path in which `~` is the home folder; also where no shell has replaced it."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path fails for an unknown user
+
+
+def is_inside(path: Path) -> bool:
+    """Return whether a path is relative, and does not lead out of the folder in which it begins."""
+    return not path.is_absolute() and Path(os.path.normpath(path)).parts[:1] != ("..",)
+
+
+def located(setting: str, value: str, kind: Literal["file", "folder"]) -> Path:
+    """Return the file or folder that a setting names.
+
+    A relative path begins in the project's folder. In a queued experiment, what the temporary copy
+    of the project contains is taken from there: it is the version that belongs to the experiment.
+
+    Args:
+        setting: The name of the setting, for the message.
+        value: Its value.
+        kind: What it must name.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    exists = Path.is_file if kind == "file" else Path.is_dir
+    path = expanded(value)
+    if is_inside(path) and exists(path):
+        return path
+    place = project() / path
+    if not exists(place):
+        raise InputError(f"{setting}={value}: no such {kind} ({os.path.normpath(place)}).")
+    return place

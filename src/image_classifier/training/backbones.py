@@ -18,6 +18,7 @@ from image_classifier.config.schema import Image, PretrainedModel
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.project.files import whole_file
+from image_classifier.project.paths import located
 
 MIRROR = "IMAGE_CLASSIFIER_WEIGHTS_URL"  # an address that has the files of keras.applications
 TIMEOUT = 30  # seconds without an answer, after which a download fails
@@ -79,16 +80,12 @@ def weights_file(model: PretrainedModel) -> Path | None:
         InputError: the backbone does not exist, or its weights cannot be found or downloaded.
     """
     if model.is_file:
-        path = Path(model.backbone).expanduser()
-    elif model.weights is None:
+        return located("model.backbone", model.backbone, "file")
+    if model.weights is None:
         return None
-    elif model.weights == "imagenet":
+    if model.weights == "imagenet":
         return _imagenet(model.backbone)
-    else:
-        path = Path(model.weights).expanduser()
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Set model.backbone or model.weights to a file.")
-    return path
+    return located("model.weights", model.weights, "file")
 
 
 def weights_digest(model: PretrainedModel) -> str:
