@@ -13,7 +13,6 @@ import mlflow
 import pytest
 
 from conftest import SHRUNK, Project, children, copy_of, parent_of
-from image_classifier.sweeps import parent_run
 
 SMALL = [*SHRUNK, "training.epochs=1"]
 
@@ -213,13 +212,3 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     for run in runs:
         assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
         assert client.list_artifacts(run.info.run_id, "training")
-
-
-def test_of_jobs_with_equal_accuracy_the_one_with_the_lower_loss_is_the_best():
-    jobs = [
-        {"best_val_accuracy": 0.975, "best_val_loss": 0.167},
-        {"best_val_accuracy": 0.975, "best_val_loss": 0.115},
-        {"best_val_accuracy": 0.9, "best_val_loss": 0.1},
-    ]
-    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_accuracy")) == jobs[1]
-    assert min(jobs, key=lambda job: parent_run.rank(job, "best_val_loss")) == jobs[2]

@@ -113,7 +113,7 @@ def difference(
             of any false difference stays 5% (Bonferroni).
     """
     ours, theirs = _independent(first), _independent(second)
-    common = sorted(ours.keys() & theirs.keys(), key=str)
+    common = sorted(ours.keys() & theirs.keys())
     of_folds = None not in _folds(first)
     values = [ours[key] - theirs[key] for key in common]
     if len(values) < 2:
@@ -127,12 +127,11 @@ def difference(
     )
 
 
-def _independent(results: Sequence[Result]) -> Mapping[int, float]:
+def _independent(results: Sequence[Result]) -> Mapping[tuple[str, int], float]:
     """Return the mean of each fold; without folds the value of each seed."""
-    with_folds = None not in _folds(results)
-    groups: dict[int, list[float]] = {}
+    groups: dict[tuple[str, int], list[float]] = {}
     for result in results:
-        key = result.fold if with_folds and result.fold is not None else result.seed
+        key = ("seed", result.seed) if result.fold is None else ("fold", result.fold)
         groups.setdefault(key, []).append(result.value)
     return {key: float(np.mean(values)) for key, values in groups.items()}
 
