@@ -52,6 +52,7 @@ EXEMPT_OF_STAGE = {
         **dict.fromkeys(DECODER, "build/prepare has the pixels; the model stores its version"),
         "data.manifest": "reads build/split",
         "tracking.epoch_logger": "what MLflow's pages show",
+        "tracking.system_metrics": "what MLflow's pages show",
         "training.identity": "decides when a training continues, not how",
         "training.learning_curves": "plots and tables, which are no reason to train again",
         "training.resume": "where a training keeps its state",

@@ -13,6 +13,7 @@ import mlflow
 import pytest
 
 from conftest import SHRUNK, Project, children, copy_of, parent_of
+from image_classifier.tracking import runs
 
 SMALL = [*SHRUNK, "training.epochs=1"]
 
@@ -212,3 +213,79 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     for run in runs:
         assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
         assert client.list_artifacts(run.info.run_id, "training")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "environment", "expected"),
+    [
+        ("slurm", {}, "the command sbatch was not found"),
+        ("ray", {"TMPDIR": "long"}, "TMPDIR=/tmp image-classifier train"),
+        pytest.param(
+            "ray", {"RAY_ADDRESS": "127.0.0.1:1"}, "the Ray cluster at 127.0.0.1:1",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_cannot_run_is_reported_before_a_run_is_opened(
+    swept: Project, tmp_path: Path, launcher: str, environment: dict[str, str], expected: str
+):
+    if "TMPDIR" in environment:
+        folder = tmp_path / ("x" * 95)
+        folder.mkdir()
+        environment = {"TMPDIR": str(folder)}
+    client = mlflow.MlflowClient(swept.store)
+    before = len(client.search_runs(["1"]))
+    output = swept.command("train", "--multirun", *SMALL, f"launch={launcher}",
+                          "training.seed=40", code=1, **environment)  # fmt: skip
+    assert expected in output
+    assert "Traceback" not in output
+    assert len(client.search_runs(["1"])) == before
+
+
+def test_hundreds_of_overrides_and_a_long_one_close_well(swept: Project):
+    words = [f"optimizer.learning_rate=0.001{number:03}" for number in range(400)]
+    note = "n" * 9000
+    output = swept.command(
+        "train", "--multirun", *SMALL, *words, f"dataset.note={note}", "training.seed=41,42"
+    )
+    assert "2 jobs finished, 0 failed" in output
+    client = mlflow.MlflowClient(swept.store)
+    parent = client.get_run(parent_of(output))
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["command"].endswith("…")
+    for run in children(swept, parent.info.run_id):
+        assert f"dataset.note={note}" in runs.overrides_of(run)
+        assert run.data.params["dataset.note"].endswith("…")
+
+
+def test_an_unknown_setting_is_reported_before_a_run_is_opened(swept: Project):
+    client = mlflow.MlflowClient(swept.store)
+    before = len(client.search_runs(["1"]))
+    output = swept.command("train", "--multirun", *SMALL, "model.dropot=0.1,0.2", code=1)
+    assert "Did you mean model.dropout?" in output
+    assert len(client.search_runs(["1"])) == before
+
+
+def test_a_job_that_another_sweep_finished_is_not_trained_again(swept: Project):
+    output = swept.command(
+        "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.45"
+    )
+    (reused,) = [
+        run for run in children(swept, parent_of(output)) if "reused_from" in run.data.tags
+    ]
+    client = mlflow.MlflowClient(swept.store)
+    original = client.get_run(reused.data.tags["reused_from"])
+    assert original.data.params == reused.data.params
+    for name in ("best_val_loss", "val_loss", "validation_accuracy"):
+        assert original.data.metrics[name] == reused.data.metrics[name]
+    assert reused.data.tags["weights_sha256"] == original.data.tags["weights_sha256"]
+    assert f"Finished already in MLflow run {original.info.run_id}" in output
+    assert "2 jobs finished, 0 failed" in output
+    # with other code it is another job
+    code = swept.folder / "src/image_classifier/training/compilation.py"
+    text = code.read_text()
+    code.write_text(f"{text}# changed\n")
+    output = swept.command("train", "--multirun", *SMALL, "training.threads=1",
+                          "model.dropout=0.1", "tracking.register_models=none")  # fmt: skip
+    code.write_text(text)
+    assert "Finished already" not in output

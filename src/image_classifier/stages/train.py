@@ -104,7 +104,7 @@ def train_model(
         InputError: the training diverged, or MLflow refused or did not answer.
     """
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
-    from image_classifier.tracking import connection, runs
+    from image_classifier.tracking import connection, runs, system_metrics
     from image_classifier.tracking.epoch_logger import EpochLogger
     from image_classifier.training import automatic, backbones, devices, fit, phases
     from image_classifier.training.checkpoint import Checkpoint
@@ -153,7 +153,8 @@ def train_model(
                 Checkpoint(state.folder, training, progress, stoppers, timings.spent, phase),
                 EpochLogger(run_id, progress, training),
             ]
-            fit.fit(model, dataset, config, phase, progress, callbacks)
+            with system_metrics.monitored(run_id):
+                fit.fit(model, dataset, config, phase, progress, callbacks)
         best_epoch, value = progress.best(training)
         if not best_epoch:
             state.discard()

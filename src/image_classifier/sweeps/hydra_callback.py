@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from image_classifier.config.compose import compose
 from image_classifier.config.schema import Tracking
 from image_classifier.data.manifest import manifest_digest
 from image_classifier.project import paths
@@ -60,6 +62,7 @@ class SweepCallback(Callback):
             print(f"{name} is set on the command line: the search does not vary it.")
         space = search_space(config)
         refuse_other_sections(space)
+        compose([first_value(word) for word in space])  # a wrong name or value of Hydra raises here
         launchers.check(config.hydra.launcher)
         key = sweep_key(config)
         SweepCallback.lock = lock_or_exit(key)
@@ -159,6 +162,17 @@ def lock_or_exit(key: str) -> FileLock:
     except Timeout:
         sys.exit("train: the same sweep is already running in this folder. Wait for it, or end it.")
     return lock
+
+
+def first_value(word: str) -> str:
+    """Return an override with the first of the values that a sweep gives it."""
+    override = OverridesParser.create().parse_override(word)
+    values = override.value()
+    if isinstance(values, IntervalSweep):
+        return f"{override.get_key_element()}={values.start}"
+    if override.is_sweep_override():
+        return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+    return word
 
 
 def refuse_other_sections(overrides: list[str]) -> None:

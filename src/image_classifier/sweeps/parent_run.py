@@ -16,8 +16,6 @@ from image_classifier.sweeps import results
 from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
 
-MAXIMUM_TEXT = 5000  # characters that every MLflow store accepts in a tag
-
 
 @dataclass(frozen=True)
 class BestJob:
@@ -100,7 +98,7 @@ def start(
     tags = {
         "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
         "sweep_key": key,
-        "search_space": "\n".join(space)[:MAXIMUM_TEXT],
+        "search_space": runs.cut("\n".join(space)),
         **runs.provenance(),
     }
     for name, value in tags.items():
@@ -188,9 +186,9 @@ def find(job_key: str, condition: str = "") -> list[Run]:
 def record_failure(overrides: Sequence[str], error: Exception) -> None:
     """Create a failed run for a job that raised before it had a run."""
     connection.connect()
-    parent, text = current(), json.dumps(list(overrides))
+    parent = current()
     if parent is None or any(
-        child.data.tags.get("overrides") == text and child.info.status == "FAILED"
+        child.info.status == "FAILED" and runs.overrides_of(child) == list(overrides)
         for child in children(parent)
     ):
         return
@@ -198,7 +196,7 @@ def record_failure(overrides: Sequence[str], error: Exception) -> None:
     tags = {
         "mlflow.parentRunId": parent,
         "mlflow.runName": runs.short(" ".join(overrides)),
-        "overrides": text,
+        **runs.overrides_tags(overrides),
         "error": connection.describe(error),
     }
     run = client.create_run(client.get_run(parent).info.experiment_id, tags=tags)
@@ -238,13 +236,13 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
     connection.connect()
     client = mlflow.MlflowClient()
     jobs, done = children(parent), finished(parent)
-    done_overrides = {child.data.tags["overrides"] for child in done}
+    done_words = [runs.overrides_of(child) for child in done]
     running = [child for child in jobs if child.info.status == "RUNNING"]
     failed = {
-        " ".join(json.loads(child.data.tags["overrides"])): child.data.tags.get("error", "killed")
+        " ".join(runs.overrides_of(child)): child.data.tags.get("error", "killed")
         for child in jobs
         if child.info.status not in ("FINISHED", "RUNNING")
-        and child.data.tags["overrides"] not in done_overrides
+        and runs.overrides_of(child) not in done_words
     }
     monitors = {child.data.params["training.monitor"] for child in done}
     monitor = monitors.pop() if len(monitors) == 1 else "val_accuracy"
@@ -268,7 +266,7 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
         child = min(ranked[0].jobs, key=lambda child: sign * child.data.metrics[result.metric])
         result.best = best_job(child, result.metric, tracking)
         for key, value in asdict(result.best).items():
-            client.set_tag(parent, f"best.{key}", value)
+            client.set_tag(parent, f"best.{key}", runs.cut(str(value)))
         done.sort(key=lambda child: child.info.start_time)
         files = results.write(done, candidates, result.metric, folder)
         predictions = folder / paths.OUT_OF_FOLD
@@ -298,7 +296,7 @@ def page(result: SweepResult, ranked: Sequence[results.Recipe], pooled: Mapping[
         f"Plots, `results.csv`{' and `out_of_fold.csv`' * bool(pooled)} are in the artifacts, "
         f"folder `sweep`.",
     ]
-    return "\n\n".join(filter(None, parts))[:MAXIMUM_TEXT]
+    return runs.cut("\n\n".join(filter(None, parts)))
 
 
 def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
@@ -317,7 +315,7 @@ def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
         run_id=run_id,
         value=child.data.metrics[metric],
         version=version,
-        overrides=json.loads(child.data.tags["overrides"]),
+        overrides=runs.overrides_of(child),
     )
 
 

@@ -1,7 +1,6 @@
 """What a sweep found: a table of its jobs, plots, and a text for its page in the MLflow UI."""
 
 import csv
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +45,7 @@ class Recipe:
 
 def settings_of(job: Run) -> dict[str, str]:
     """Return the overrides of a job, by name."""
-    words = json.loads(job.data.tags["overrides"])
-    pairs = (word.partition("=") for word in words)
+    pairs = (word.partition("=") for word in runs.overrides_of(job))
     return {name.lstrip("+"): value for name, _, value in pairs}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
 
@@ -28,6 +28,8 @@ from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
+TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in a parameter
+
 # tags of a run
 PROCESS = "process"  # the process that trains; see `project.processes`
 PRUNED = "pruned_after_epoch"  # a job of a sweep that was stopped because others are better
@@ -37,7 +39,15 @@ COPIED_TAGS = (
     "job_key", "recipe_key", "manifest_digest", "device", "threads", "weights_sha256",
     "backbone_sha256", "registered_version", "stored_model", "version_tags",
 )  # fmt: skip
-OTHER_METRICS = ("test_", "probe_", "external_", "train_seconds", "cpu_seconds", "stored_bytes")
+OTHER_METRICS = (
+    "system/",
+    "test_",
+    "probe_",
+    "external_",
+    "train_seconds",
+    "cpu_seconds",
+    "stored_bytes",
+)
 
 # settings that do not decide a training: no parameters of its run
 NOT_OF_TRAINING = ("evaluation", "promotion", "serving")
@@ -117,7 +127,7 @@ def log_description(
     hyperparameters = {
         key: value for key, value in flatten(config).items() if not key.startswith(NOT_OF_TRAINING)
     }
-    params = [Param(key, str(value)) for key, value in hyperparameters.items()]
+    params = [Param(key, cut(str(value))) for key, value in hyperparameters.items()]
     source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
     described = MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36])
     context = [InputTag("mlflow.data.context", "training")]
@@ -125,12 +135,12 @@ def log_description(
     client.log_text(run_id, OmegaConf.to_yaml(config.model_dump()), SETTINGS_FILE)
     tags = provenance() | {
         "manifest_digest": dataset.digest,
-        "overrides": json.dumps(list(overrides)),
+        **overrides_tags(overrides),
         "job_key": job_key,
         "recipe_key": recipe_key,
     }
     if config.dataset.note:
-        tags["mlflow.note.content"] = config.dataset.note
+        tags["mlflow.note.content"] = cut(config.dataset.note)
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
 
 
@@ -145,7 +155,7 @@ def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
     client = mlflow.MlflowClient()
     run = client.get_run(original)
     tags = {name: run.data.tags[name] for name in COPIED_TAGS if name in run.data.tags}
-    tags |= {"mlflow.parentRunId": parent, REUSED: original, "overrides": json.dumps([*overrides])}
+    tags |= {"mlflow.parentRunId": parent, REUSED: original, **overrides_tags(overrides)}
     copy = client.create_run(run.info.experiment_id, run_name=run.info.run_name, tags=tags)
     metrics = [
         metric
@@ -157,6 +167,22 @@ def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
         client.log_batch(copy.info.run_id, metrics=metrics[start : start + 1000])
     client.log_batch(copy.info.run_id, params=[Param(*item) for item in run.data.params.items()])
     client.set_terminated(copy.info.run_id)
+
+
+def overrides_tags(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the overrides of a job as tags: more than one where they are longer than a tag."""
+    text = json.dumps(list(overrides))
+    parts = [text[start : start + TAG_LENGTH] for start in range(0, len(text), TAG_LENGTH)]
+    return {f"overrides{number or ''}": part for number, part in enumerate(parts)}
+
+
+def overrides_of(run: Run) -> list[str]:
+    """Return the overrides of a job from its tags."""
+    parts = [run.data.tags["overrides"]]
+    while (name := f"overrides{len(parts)}") in run.data.tags:
+        parts.append(run.data.tags[name])
+    words: list[str] = json.loads("".join(parts))
+    return words
 
 
 def close_failed(run_id: str, error: BaseException) -> None:
@@ -186,6 +212,11 @@ def open_run(run_id: str) -> Iterator[None]:
         ) from None
     with mlflow.start_run(run_id):
         yield
+
+
+def cut(text: str) -> str:
+    """Return a text, cut to the length of a tag or parameter."""
+    return text if len(text) <= TAG_LENGTH else f"{text[: TAG_LENGTH - 1]}…"
 
 
 def short(name: str) -> str:
@@ -283,7 +314,7 @@ def record_of(run_id: str, store: str | None = None) -> Record:
 
 def provenance() -> dict[str, str]:
     """Return where a run comes from: command, commit, DVC experiment, digests of lock files."""
-    tags = {"command": " ".join(sys.argv)}
+    tags = {"command": cut(" ".join(sys.argv))}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     if commit.returncode == 0:
         tags["git.commit"] = commit.stdout.strip()
