@@ -238,6 +238,7 @@ def test_a_launcher_that_cannot_run_is_reported_before_a_run_is_opened(
     output = swept.command("train", "--multirun", *SMALL, f"launch={launcher}",
                           "training.seed=40", code=1, **environment)  # fmt: skip
     assert expected in output
+    assert "MLflow" not in output
     assert "Traceback" not in output
     assert len(client.search_runs(["1"])) == before
 

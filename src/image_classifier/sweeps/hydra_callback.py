@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from image_classifier.config.compose import compose
+from image_classifier.config.messages import explain_composition
 from image_classifier.config.schema import Tracking
 from image_classifier.data.manifest import manifest_digest
+from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.sweeps import launchers
 
@@ -39,6 +43,10 @@ class SweepCallback(Callback):
         """Refuse what a sweep cannot vary, and open the parent run."""
         try:
             self.open(config)
+        except InputError as error:
+            sys.exit(f"train: {error}")
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(f"train: {explain_composition(error, sys.argv[1:])}")
         except Exception as error:  # otherwise the jobs would run without a sweep
             sys.exit(f"train: the run of the sweep cannot be opened in MLflow: {error}")
 
