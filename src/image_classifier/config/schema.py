@@ -575,7 +575,7 @@ class Serving(Section):
 
     @property
     def image_limits(self) -> dict[str, int]:
-        """The limits that a stored model checks itself, as MLflow's model_config."""
+        """The limits that a stored model checks itself."""
         names = {"maximum_images", "maximum_image_bytes", "maximum_pixels", "dicom"}
         return self.model_dump(include=names)
 

@@ -47,7 +47,7 @@ class Spread:
     def __str__(self) -> str:
         """Return the mean with its interval, in words."""
         if np.isnan(self.low):
-            return f"{self.mean:.4f} (one training: how much it varies is not known)"
+            return f"{self.mean:.4f}"  # of one training
         of = f"{self.folds} folds, {self.seeds} seeds" if self.folds else f"{self.seeds} seeds"
         return (
             f"{self.mean:.4f} ± {self.deviation:.4f} ({of}; 95% interval of the mean "

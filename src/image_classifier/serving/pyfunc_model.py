@@ -7,6 +7,7 @@ nothing is pickled.
 import base64
 import binascii
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Semaphore
@@ -73,7 +74,7 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
                 f"digest. Restore it from a backup, or train the model again."
             )
         self.classifier = Classifier.load(folder)
-        self.limits = context.model_config
+        self.limits = json.loads(Path(context.artifacts["limits"]).read_text())
         self.pool = ThreadPoolExecutor(joblib.cpu_count())
         # decoding takes the most memory: one image at a time for each core
         self.decoders = Semaphore(joblib.cpu_count())

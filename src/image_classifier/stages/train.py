@@ -302,12 +302,13 @@ def check(config: Config, dataset: PreparedDataset) -> None:
 def run_name(config: Config) -> str:
     """Return a short name: the model, and how its settings differ from the model's defaults."""
     defaults = default_recipe(config.model.name)
-    changes = [
-        f"{'lr' if key == 'learning_rate' else key}={value}"
-        for section in RECIPE
-        for key, value in getattr(config, section).model_dump().items()
-        if value != OmegaConf.select(defaults, f"{section}.{key}")
-    ]
+    changes = []
+    for section in RECIPE:
+        for key, value in getattr(config, section).model_dump().items():
+            if value != OmegaConf.select(defaults, f"{section}.{key}"):
+                name = "lr" if key == "learning_rate" else key
+                text = f"{value:.4g}" if isinstance(value, float) else value
+                changes.append(f"{name}={text}")
     return " ".join([config.model.name, *changes, os.environ.get("DVC_EXP_NAME", "")]).strip()
 
 

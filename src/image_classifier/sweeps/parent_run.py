@@ -273,7 +273,8 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
         if pooled := results.write_out_of_fold(ranked, predictions):
             files.append(predictions)
         result.verdict = results.verdict(ranked, result.metric)
-        results.log_spread(parent, ranked[0], result.metric)
+        if len(ranked[0].jobs) > 1:
+            results.log_spread(parent, ranked[0], result.metric)
         client.set_tag(parent, "mlflow.note.content", page(result, ranked, pooled))
         for file in files:
             client.log_artifact(parent, str(file), "sweep")
@@ -293,8 +294,7 @@ def page(result: SweepResult, ranked: Sequence[results.Recipe], pooled: Mapping[
         f"{result.best.version or 'not registered'}. Its run: `{result.best.run_id}`.",
         results.table(ranked, pooled, result.metric),
         result.verdict,
-        f"Plots, `results.csv`{' and `out_of_fold.csv`' * bool(pooled)} are in the artifacts, "
-        f"folder `sweep`.",
+        f"Plots, `results.csv`{' and `out_of_fold.csv`' * bool(pooled)}: artifacts, `sweep`.",
     ]
     return runs.cut("\n\n".join(filter(None, parts)))
 

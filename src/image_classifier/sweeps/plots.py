@@ -1,5 +1,6 @@
 """The plots of a sweep: its results over time and over each setting, and which settings matter."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import Formatter, LogFormatter, NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.visualization import matplotlib as optuna_plots
@@ -15,7 +18,10 @@ from image_classifier.config.schema import sign_of
 from image_classifier.project.plotting import save
 
 ENOUGH = 10  # jobs; with fewer, the importance of a setting means nothing
-SPAN = 10  # numbers from x to 10 x or more have a logarithmic axis
+# the plots of Optuna have been experimental since version 2
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+SPAN = 10  # numbers from x to 10 x or more may have a logarithmic axis
 
 Columns = Mapping[str, Sequence[str]]
 
@@ -63,6 +69,7 @@ def plot_settings(columns: Columns, values: Sequence[float], metric: str, path: 
         points = list(texts) if numbers is None else numbers
         if numbers is not None and is_logarithmic(numbers):
             axis.set_xscale("log")
+            plain_numbers(axis.xaxis, NullFormatter())
         axis.scatter(points, values, alpha=0.6)
         axis.scatter([points[best]], [values[best]], marker="*", s=160, label="best")
         axis.set_xlabel(name)
@@ -77,6 +84,9 @@ def plot_parallel(columns: Columns, values: Sequence[float], metric: str, path: 
     study = study_of(columns, values, metric)
     axes = optuna_plots.plot_parallel_coordinate(study, target_name=metric)
     axes.set_title("")
+    for other in axes.figure.axes:
+        if other.get_yscale() == "log":
+            plain_numbers(other.yaxis, LogFormatter(minor_thresholds=(1.5, 0.5)))
     draw(axes, 3 + 2 * len(columns), path)
 
 
@@ -89,11 +99,23 @@ def plot_importance(columns: Columns, values: Sequence[float], metric: str, path
     axes = optuna_plots.plot_param_importances(
         study_of(columns, values, metric), evaluator=FanovaImportanceEvaluator(seed=0)
     )
+    axes.set_title("", loc="left")
     axes.set_title(f"Share of the variance of {metric} that a setting explains")
     axes.set(xlabel="", ylabel="")
     if legend := axes.get_legend():
         legend.remove()
     draw(axes, 9, path)
+
+
+def plain_numbers(axis: Axis, between: Formatter) -> None:
+    """Write the numbers of a logarithmic axis as 0.001, not as powers, which need math text.
+
+    Args:
+        axis: The axis.
+        between: Writes the numbers between the powers of ten.
+    """
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(between)
 
 
 def draw(axes: Axes, width: float, path: Path) -> None:
@@ -137,5 +159,6 @@ def as_numbers(texts: Sequence[str]) -> list[float] | None:
 
 
 def is_logarithmic(numbers: Sequence[float]) -> bool:
-    """Return whether numbers need a logarithmic axis."""
-    return min(numbers) > 0 and max(numbers) >= SPAN * min(numbers)
+    """Return whether numbers need a logarithmic axis: they span much, and most are small."""
+    low, high = min(numbers), max(numbers)
+    return low > 0 and high >= SPAN * low and float(np.median(numbers)) < low + (high - low) / 3

@@ -24,6 +24,8 @@ from image_classifier.tracking import repeats, runs
 CHANCE = ("training.seed", "training.fold")  # jobs that differ only in these differ by chance
 COSTS = ("train_seconds", "cpu_seconds", "stored_bytes")
 LISTED = 20  # rows of the table on the page; results.csv has all
+COLUMNS = 8
+SHORT = 8  # characters of a value that is written as it is
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,33 @@ class Recipe:
     """Finished jobs that differ only in seed and fold.
 
     Attributes:
-        name: The settings that distinguish it from the other recipes of the sweep.
+        settings: Those that distinguish it from the other recipes of the sweep.
         jobs: Their runs.
         results: What each reached.
         spread: How much that varies.
     """
 
-    name: str
+    settings: dict[str, str]
     jobs: list[Run]
     results: list[Result]
     spread: Spread
+
+    @property
+    def name(self) -> str:
+        """The settings in one line."""
+        return " ".join(f"{name}={value}" for name, value in self.settings.items()) or "all jobs"
 
 
 def settings_of(job: Run) -> dict[str, str]:
     """Return the overrides of a job, by name."""
     pairs = (word.partition("=") for word in runs.overrides_of(job))
     return {name.lstrip("+"): value for name, _, value in pairs}
+
+
+def shortened(value: str) -> str:
+    """Return a setting for people: a number with four significant digits."""
+    numbers = plots.as_numbers([value])
+    return value if numbers is None or len(value) <= SHORT else f"{numbers[0]:.4g}"
 
 
 def varied(jobs: Sequence[Run]) -> list[str]:
@@ -71,9 +84,9 @@ def recipes(jobs: Sequence[Run], metric: str) -> list[Recipe]:
     found = []
     for members in groups.values():
         settings = settings_of(members[0])
-        name = " ".join(f"{name}={settings[name]}" for name in names if name in settings)
+        own = {name: shortened(settings[name]) for name in names if name in settings}
         results = [repeats.result_of(job, metric) for job in members]
-        found.append(Recipe(name or "all jobs", members, results, spread(results)))
+        found.append(Recipe(own, members, results, spread(results)))
     return sorted(found, key=lambda recipe: rank(recipe, metric))
 
 
@@ -177,11 +190,12 @@ def table(ranked: Sequence[Recipe], pooled: Mapping[str, str], metric: str) -> s
         pooled: From `write_out_of_fold`.
         metric: The metric that compares them.
     """
-    header = ["settings", "jobs", metric, *(["out-of-fold balanced accuracy"] if pooled else [])]
+    names = list(dict.fromkeys(name for recipe in ranked for name in recipe.settings))[:COLUMNS]
+    header = [*names, "jobs", metric, *(["out-of-fold balanced accuracy"] if pooled else [])]
     rows = [header, ["---"] * len(header)]
     for recipe in ranked[:LISTED]:
-        name = recipe.name if len(recipe.name) <= 150 else f"{recipe.name[:149]}…"
-        row = [f"`{name}`", str(len(recipe.jobs)), str(recipe.spread)]
+        row = [recipe.settings.get(name, "") for name in names]
+        row += [str(len(recipe.jobs)), str(recipe.spread)]
         rows.append(row + ([pooled.get(recipe.name, "")] if pooled else []))
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     more = len(ranked) - LISTED

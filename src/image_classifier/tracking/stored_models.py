@@ -3,6 +3,7 @@
 import base64
 import importlib.metadata
 import io
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -50,17 +51,22 @@ def store_model(config: Config, dataset: PreparedDataset, folder: Path) -> tuple
     Image.fromarray(pixels.squeeze()).save(png, "PNG")
     example = base64.b64encode(png.getvalue()).decode()
     package = Path(pyfunc_model.__file__).parents[1]
-    info = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=pyfunc_model.__file__,
-        artifacts={"classifier": str(folder)},
-        code_paths=[str(package)],
-        model_config=config.serving.image_limits,
-        signature=pyfunc_model.signature(metadata),
-        input_example=pandas.DataFrame({"image": [example]}),
-        # listed here because MLflow takes seconds to infer them
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
-    )
+    with tempfile.TemporaryDirectory() as place:
+        # not as MLflow's model_config, which would also become parameters of the run
+        limits = Path(place) / "limits.json"
+        limits.write_text(json.dumps(config.serving.image_limits))
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=pyfunc_model.__file__,
+            artifacts={"classifier": str(folder), "limits": str(limits)},
+            code_paths=[str(package)],
+            signature=pyfunc_model.signature(metadata),
+            input_example=pandas.DataFrame({"image": [example]}),
+            # listed here because MLflow takes seconds to infer them
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS
+            ],
+        )
     with stored_files(info.model_uri) as stored:
         sent = {folder: stored / "artifacts" / folder.name, package: stored / "code" / package.name}
         for ours, theirs in sent.items():

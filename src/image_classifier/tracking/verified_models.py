@@ -51,7 +51,9 @@ def load_for_serving(
     """
     with verified_files(uri) as (folder, version):
         try:
-            return mlflow.pyfunc.load_model(str(folder), model_config=dict(limits)), version
+            model = mlflow.pyfunc.load_model(str(folder))
+            model.unwrap_python_model().limits = dict(limits)
+            return model, version
         except (ImportError, MlflowException) as error:
             # MLflow wraps the ImportError of code that it imports as a module of its own
             if not isinstance(error.__cause__ or error, ImportError):
