@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import keras
+import mlflow
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from conftest import Project, post, running_server
@@ -140,7 +140,10 @@ def test_mlflows_own_server_keeps_the_limits_on_images(url: str, images: list[Pa
 
 
 def test_the_limits_stored_with_a_model_are_those_of_the_settings(project: Project):
-    manifest = next((project.folder / "mlartifacts").rglob("MLmodel"))
-    stored = yaml.safe_load(manifest.read_text())["flavors"]["python_function"]["config"]
+    stored = next((project.folder / "mlartifacts").rglob("limits.json"))
     composed = compose.config_of().serving
-    assert stored == composed.image_limits
+    assert json.loads(stored.read_text()) == composed.image_limits
+    # MLflow's comparison of runs would show them as parameters, some of them twice
+    client = mlflow.MlflowClient(project.store)
+    run = client.get_run(project.read("build/train/run.json")["run_id"])
+    assert set(run.data.params) <= set(compose.flatten(compose.config_of()))
