@@ -105,7 +105,7 @@ def evaluate(config: Config) -> None:
         },
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
-    resume.discard(run["training_key"])  # DVC has saved the training, so nothing can be lost
+    resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost
     print(model_card.summary(report))
 
 

@@ -26,6 +26,7 @@ from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
 from image_classifier.training import class_balance, resume
+from image_classifier.training.finished import Finished
 
 if TYPE_CHECKING:
     import keras
@@ -79,7 +80,7 @@ def train(config: Config) -> None:
         new_file(paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
         state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
-    # `evaluate` removes the state: only when it runs has DVC saved the outputs of this stage
+    # `evaluate` finishes the state: only when it runs has DVC saved the outputs of this stage
 
 
 def train_model(
@@ -124,6 +125,8 @@ def train_model(
         training = automatic.resolved(config, dataset, state.folder)
     config = config.model_copy(update={"training": training})
 
+    progress, _ = latest(state.folder, training)
+    continued = state.continued if progress.epochs else None  # its files may be damaged
     open_training = partial(
         runs.open_training,
         config,
@@ -132,16 +135,13 @@ def train_model(
         state.job_key,
         overrides,
         state.training_id,
+        {"continued_from": continued.run_id} if continued else {},
     )
     run_id = connection.log_or_continue(open_training)
     with failure_logged(run_id):
-        progress, _ = latest(state.folder, training)
         timings.earlier = progress.timings
         timings.start_fit()
-        if not phases.current(config, progress):
-            print(
-                f"This training is finished already, at epoch {progress.epochs}: nothing to train."
-            )
+        print_beginning(config, progress, continued)
         while phase := phases.current(config, progress):
             with strategy.scope():
                 model = fit.model_of(config, dataset, phase, state.folder, progress)
@@ -169,8 +169,33 @@ def train_model(
                 run_id, progress, best_epoch, value, classifier, training.images_per_step
             )
             log_training(config, output, state, trained, timings.spent())
+    why_not = phases.why_not_continued(config)
+    if progress.stopped_from_outside:
+        why_not = why_not or "the sweep stopped that training early"
+    state.mark_trained(run_id, training.epochs, why_not)
     print(f"Best epoch {best_epoch}: {training.monitor} {value:.4f}.")
     return trained
+
+
+def print_beginning(config: Config, progress: "Progress", continued: Finished | None) -> None:
+    """Print after which epoch the training goes on, and whose epoch that is; nothing for a new one.
+
+    Args:
+        config: All settings.
+        progress: The epochs so far.
+        continued: The finished training with fewer epochs whose epochs came first, if any.
+    """
+    from image_classifier.training import phases
+
+    if not progress.epochs:
+        return
+    run = continued.run_id if continued and progress.epochs <= continued.epochs else None
+    if phases.current(config, progress):
+        whose = f"MLflow run {run}" if run else "an earlier attempt"
+        print(f"Continuing {whose} after epoch {progress.epochs}.")
+    else:
+        last = f"epoch {progress.epochs}" + (f" of MLflow run {run}" if run else "")
+        print(f"This training is finished already, at {last}: nothing to train.")
 
 
 def write_outputs(

@@ -110,7 +110,7 @@ def train_and_register(
         trained = train_model(config, dataset, output, state, overrides, more_stoppers)
         with upload_can_be_repeated(state), runs.open_run(trained.run_id):
             outcome = register(config, dataset, output / paths.MODEL, trained)
-        state.discard()
+        state.finish()
     print(f"MLflow run {trained.run_id}, {outcome}.")
     return trained.value
 

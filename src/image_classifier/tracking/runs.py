@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -47,6 +48,7 @@ def open_training(
     job_key: str,
     overrides: Sequence[str] = (),
     training_id: str = "",
+    more_tags: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Return the id of a training's MLflow run: a new run, or the one of an earlier attempt.
 
@@ -59,6 +61,7 @@ def open_training(
         job_key: See `training.identity`.
         overrides: How the settings differ from conf/.
         training_id: Finds the run of an earlier attempt; empty: always a new run.
+        more_tags: Where the training began.
     """
     experiment = connection.experiment_id(config.tracking.experiment)
     client = mlflow.MlflowClient()
@@ -82,12 +85,17 @@ def open_training(
         tags = {"training_id": training_id} | ({"mlflow.parentRunId": parent} if parent else {})
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
-        log_description(run_id, config, dataset, job_key, overrides)
+        log_description(run_id, config, dataset, job_key, overrides, more_tags)
     return str(run_id)
 
 
 def log_description(
-    run_id: str, config: Config, dataset: PreparedDataset, job_key: str, overrides: Sequence[str]
+    run_id: str,
+    config: Config,
+    dataset: PreparedDataset,
+    job_key: str,
+    overrides: Sequence[str],
+    more_tags: Mapping[str, str],
 ) -> None:
     """Log the settings and the data of a training, and the code and command it comes from."""
     client = mlflow.MlflowClient()
@@ -104,6 +112,7 @@ def log_description(
         "manifest_digest": dataset.digest,
         "overrides": json.dumps(list(overrides)),
         "job_key": job_key,
+        **more_tags,
     }
     if config.dataset.note:
         tags["mlflow.note.content"] = config.dataset.note

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from image_classifier.config.schema import Training
@@ -75,6 +76,10 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in logs.items():
             self.progress.history.setdefault(name, []).append(float(value))
         self.progress.stopped = bool(self.model.stop_training)
+        diverged = not np.isfinite(logs["loss"])  # TerminateOnNaN, which also ends it
+        self.progress.stopped_from_outside = (
+            self.progress.stopped and not self._out_of_patience() and not diverged
+        )
         if self.phase.name == "head" and self._out_of_patience() and self.training.fine_tunes:
             # only this phase ends early
             self.progress.stopped, self.progress.head_epochs = False, self.progress.epochs

@@ -111,9 +111,7 @@ def fit(
         progress: The epochs of earlier attempts.
         callbacks: Called in this order; a `Checkpoint` among them adds the epochs to `progress`.
     """
-    if progress.epochs > phase.first:
-        print(f"Continuing an earlier attempt after epoch {progress.epochs}.")
-    elif phase.name != "whole":
+    if phase.name != "whole" and progress.epochs == phase.first:
         print(f"{phase.name}: epochs {phase.first + 1} to {phase.last}.")
     training_data, validation_data = _data(dataset, config, phase, progress)
     if config.optimizer.average is not None:

@@ -30,6 +30,17 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def continuation_key(config: Config, dataset: PreparedDataset) -> str:
+    """Return the `training_key` without `training.epochs`: 32 hexadecimal digits.
+
+    Trainings with the same one have the same first epochs, where no epoch depends on their number;
+    see `phases.why_not_continued`.
+    """
+    any_epochs = config.training.model_copy(update={"epochs": 1})
+    config = config.model_copy(update={"training": any_epochs})
+    return training_key(job_key(config, dataset))
+
+
 def training_key(job_key: str) -> str:
     """Return a digest of all that decides the weights to the last bit: 32 hexadecimal digits.
 

@@ -30,6 +30,22 @@ def fine_tunes(config: Config) -> bool:
     return has_head(config) and config.training.fine_tunes
 
 
+def why_not_continued(config: Config) -> str:
+    """Return why a training with more epochs is not this one with epochs added; empty if it is."""
+    if fine_tunes(config):
+        return (
+            f"with training.fine_tune={config.training.fine_tune} the fine-tuning comes after the "
+            f"last epoch of the last layer (training.fine_tune=none, with "
+            f"optimizer.schedule=constant, continues)"
+        )
+    if config.optimizer.schedule != "constant":
+        return (
+            f"with optimizer.schedule={config.optimizer.schedule} the learning rate of every epoch "
+            f"depends on training.epochs (optimizer.schedule=constant continues)"
+        )
+    return ""
+
+
 def phases(config: Config, progress: Progress | None = None) -> list[Phase]:
     """Return the phases of a training.
 
