@@ -41,6 +41,10 @@ HISTORY = "history.csv"
 SUMMARY = "model_summary.txt"
 CURVES = "learning_curves.png"
 
+# inside the folder of a training that may continue
+EPOCHS = f"epoch-{'[0-9]' * 6}.npz"  # not the name of a file that is still being written
+BATCH_SIZE = "batch_size"
+
 
 def project() -> Path:
     """Return the project's folder, where MLflow's store and `runs/` are.

@@ -43,6 +43,9 @@ def evaluate(config: Config) -> None:
     if "batch_size" in run:  # training.batch_size=auto found it
         found = config.training.with_batch_size(run["batch_size"])
         config = config.model_copy(update={"training": found})
+    if "start_from" in run:  # the number of the version, in place of an alias
+        found = config.training.model_copy(update={"start_from": run["start_from"]["uri"]})
+        config = config.model_copy(update={"training": found})
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.classifier import Classifier, write_metadata

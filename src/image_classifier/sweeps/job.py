@@ -26,6 +26,7 @@ from image_classifier.project import paths
 from image_classifier.stages.train import (
     Trained,
     check,
+    resolve_start,
     train_model,
     upload_can_be_repeated,
 )
@@ -34,6 +35,8 @@ from image_classifier.training import identity, resume
 
 if TYPE_CHECKING:
     import keras
+
+    from image_classifier.tracking.start_from import Start
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -52,7 +55,8 @@ def run(composed: DictConfig) -> float:
         )
     dataset = load_prepared(config)
     check(config, dataset)
-    return train_and_register(config, dataset, output, overrides)
+    config, start = resolve_start(config, dataset)
+    return train_and_register(config, dataset, output, overrides, start=start)
 
 
 def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
@@ -69,7 +73,8 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         dataset = load_prepared(config)
         check(config, dataset)
         monitor = config.training.monitor
-        key = identity.job_key(config, dataset)
+        config, start = resolve_start(config, dataset)
+        key = identity.job_key(config, dataset, start.weights_sha256 if start else "")
         value = connection.log_or_continue(partial(parent_run.finished_value, key, monitor))
         if value is not None:
             print(f"Finished already, skipped: {' '.join(overrides)}")
@@ -82,7 +87,7 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
             best_so_far = partial(parent_run.best_so_far_curves, monitor)
             curves = connection.log_or_continue(best_so_far) or []
             stoppers.append(MedianStopping(curves, monitor))
-        value = train_and_register(config, dataset, output, overrides, stoppers)
+        value = train_and_register(config, dataset, output, overrides, stoppers, start)
         connection.log_or_continue(partial(parent_run.update_leader, monitor))
         return value
     except Exception as error:
@@ -102,12 +107,16 @@ def train_and_register(
     output: Path,
     overrides: Sequence[str],
     more_stoppers: Sequence["keras.callbacks.Callback"] = (),
+    start: "Start | None" = None,
 ) -> float:
-    """Train one model, choose its threshold, and register it; return its monitored value."""
+    """Train one model, choose its threshold, and register it; return its monitored value.
+
+    For the arguments see `stages.train.train_model`.
+    """
     from image_classifier.tracking import runs
 
-    with resume.claim(config, dataset) as state:
-        trained = train_model(config, dataset, output, state, overrides, more_stoppers)
+    with resume.claim(config, dataset, start.weights_sha256 if start else "") as state:
+        trained = train_model(config, dataset, output, state, overrides, more_stoppers, start)
         with upload_can_be_repeated(state), runs.open_run(trained.run_id):
             outcome = register(config, dataset, output / paths.MODEL, trained)
         state.finish()

@@ -22,11 +22,13 @@ from omegaconf import OmegaConf
 from image_classifier.config.compose import flatten
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
+STARTED_FROM = "start_from.run_id"  # the tag with the run whose weights were the first
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
 # settings that do not decide a training: no parameters of its run
 NOT_OF_TRAINING = ("evaluation", "promotion", "serving")
@@ -214,6 +216,45 @@ def manifest_of(run_id: str) -> Iterator[Path]:
                 f"{connection.describe(error)}"
             ) from None
         yield Path(file)
+
+
+def seen_by(run_id: str, same_split: str = "") -> list[ImageRow]:
+    """Return the images of a run, and of the runs whose weights it started from, in one list.
+
+    Args:
+        run_id: The run.
+        same_split: The digest of a manifest that is left out.
+
+    Raises:
+        InputError: the store lacks one of the runs, or its manifest.
+    """
+    rows: list[ImageRow] = []
+    ancestor: str | None = run_id
+    while ancestor:
+        tags = tags_of(ancestor)
+        if tags.get("manifest_digest") != same_split:
+            with manifest_of(ancestor) as file:
+                rows += read_manifest(file)
+        ancestor = tags.get(STARTED_FROM)
+    return rows
+
+
+def tags_of(run_id: str) -> dict[str, str]:
+    """Return the tags of a run.
+
+    Raises:
+        InputError: the store does not have this run.
+    """
+    connection.connect()
+    try:
+        tags: dict[str, str] = mlflow.MlflowClient().get_run(run_id).data.tags
+    except MlflowException as error:
+        if not connection.is_refusal(error):
+            raise
+        raise InputError(
+            f"MLflow run {run_id} cannot be read from {connection.public_uri()}: {error.message}"
+        ) from None
+    return tags
 
 
 def record_of(run_id: str, store: str | None = None) -> Record:

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from image_classifier.config.schema import Training
+from image_classifier.project import paths
 from image_classifier.project.files import whole_file
 from image_classifier.training.epoch_file import (
-    FILES,
     epoch_file,
     progress_json,
     variables_of,
@@ -110,7 +110,7 @@ class Checkpoint(keras.callbacks.Callback):
         with whole_file(epoch_file(self.folder, epoch)) as partial:
             write_variables(partial, progress, held)
         keep = {epoch_file(self.folder, number) for number in (epoch, best)}
-        for file in self.folder.glob(FILES):
+        for file in self.folder.glob(paths.EPOCHS):
             if file not in keep:
                 file.unlink()  # only now: until the newest file was complete, this was the last one
 

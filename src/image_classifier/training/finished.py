@@ -63,15 +63,13 @@ def keep(state: Path) -> None:
     training = read(state / RECORD)
     if training is None:
         return
-    # these import TensorFlow
-    from image_classifier.training.automatic import FILE
-    from image_classifier.training.epoch_file import FILES
-
     with _lock():
         known = find(training.key)
         if known and known.epochs > training.epochs:
             return
-        files = [] if training.why_not else [*state.glob(FILES), *state.glob(FILE)]
+        files = (
+            [] if training.why_not else [*state.glob(paths.EPOCHS), *state.glob(paths.BATCH_SIZE)]
+        )
         with whole_folder(_folder(training.key)) as new:
             for file in (state / RECORD, *files):
                 _link(file, new / file.name)

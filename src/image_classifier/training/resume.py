@@ -74,7 +74,9 @@ class ResumeState:
 
 
 @contextmanager
-def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
+def claim(
+    config: Config, dataset: PreparedDataset, start_sha256: str = ""
+) -> Iterator[ResumeState]:
     """Yield a training with these settings and images: a new one, or one that was interrupted.
 
     It is a new one also when DVC has saved the outputs of the last one: `dvc repro --force`.
@@ -82,11 +84,11 @@ def claim(config: Config, dataset: PreparedDataset) -> Iterator[ResumeState]:
     A new one gets the epochs of a finished training that differs only in having fewer, where that
     changes nothing in the result. Otherwise a line says why not.
 
-    Only one process works on it at a time: others wait.
+    Only one process works on it at a time: others wait. For `start_sha256` see `identity.job_key`.
     """
-    job_key = identity.job_key(config, dataset)
+    job_key = identity.job_key(config, dataset, start_sha256)
     key = identity.training_key(job_key)
-    continuation_key = identity.continuation_key(config, dataset)
+    continuation_key = identity.continuation_key(config, dataset, start_sha256)
     folder = _folder(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
