@@ -67,9 +67,8 @@ def keep(state: Path) -> None:
         known = find(training.key)
         if known and known.epochs > training.epochs:
             return
-        files = (
-            [] if training.why_not else [*state.glob(paths.EPOCHS), *state.glob(paths.BATCH_SIZE)]
-        )
+        kept = () if training.why_not else (paths.EPOCHS, paths.BATCH_SIZE)
+        files = [file for pattern in kept for file in state.glob(pattern)]
         with whole_folder(_folder(training.key)) as new:
             for file in (state / RECORD, *files):
                 _link(file, new / file.name)
