@@ -34,7 +34,7 @@ from image_classifier.training import (
 )
 from image_classifier.training.checkpoint import Checkpoint
 from image_classifier.training.progress import Progress
-from test_training import tiny
+from test_training import Kill, Killed, tiny
 
 NOT_STORED = "tracking.register_models=none"  # saves time
 CONSTANT = ("optimizer=adam_constant", "optimizer.average=0.5", NOT_STORED)
@@ -103,14 +103,21 @@ def test_more_epochs_continue_and_end_as_if_asked_for_at_once(
     dataset = prepared("a", "b")
     first = trained(tiny(*CONSTANT), dataset)
     capsys.readouterr()
-    more = trained(tiny(*CONSTANT, "training.epochs=4"), dataset)
+    four = tiny(*CONSTANT, "training.epochs=4")
+    state = Path("runs/unfinished", identity.training_key(identity.job_key(four, dataset)))
+    with pytest.raises(Killed):
+        trained(four, dataset, Kill(state, 3))
     output = capsys.readouterr().out
     assert output.count(f"Continuing MLflow run {first.info.run_id} after epoch 2.") == 1
     assert "Epoch 3/4" in output
     assert "Epoch 2/4" not in output
+    more = trained(four, dataset)
+    output = capsys.readouterr().out
+    assert "Continuing an earlier attempt after epoch 3." in output
+    assert "Epoch 3/4" not in output
     assert more.data.tags["continued_from"] == first.info.run_id
     # now no training with fewer epochs is known: it begins at epoch 1
-    at_once = trained(tiny(*CONSTANT, "training.epochs=4"), dataset)
+    at_once = trained(four, dataset)
     assert "Epoch 1/4" in capsys.readouterr().out
     assert "continued_from" not in at_once.data.tags
     assert more.data.tags["weights_sha256"] == at_once.data.tags["weights_sha256"]

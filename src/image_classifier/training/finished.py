@@ -17,6 +17,7 @@ from image_classifier.project.files import whole_folder
 RECORD = "finished.json"
 CONTINUED = "continued.json"  # the record, in the folder of a training that continues
 LARGEST = 2 * 10**9  # bytes of all that is kept; the newest is kept whatever its size
+MOST = 1000  # trainings; of many there is only the record
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,14 @@ def _link(file: Path, name: Path) -> None:
 
 
 def _remove_oldest() -> None:
-    """Remove the oldest trainings while all together are too large."""
+    """Remove the oldest trainings while all together are too large, or too many."""
     newest_first = sorted(
         _folder("").glob(f"*/{RECORD}"), key=lambda record: record.stat().st_mtime, reverse=True
     )
     total = 0
     for number, record in enumerate(newest_first):
         total += sum(file.stat().st_size for file in record.parent.iterdir())
-        if number and total > LARGEST:
+        if number and (total > LARGEST or number >= MOST):
             shutil.rmtree(record.parent)
 
 
