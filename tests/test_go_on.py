@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -85,6 +86,15 @@ def latest_run() -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def champion(folder: Path) -> Run:
+    """The run of a version of two classes, which has the alias champion."""
+    run = trained(tiny(), prepared("a", "b"))
+    name, version = run.data.tags["registered_version"].removeprefix("models:/").split("/")
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", version)
+    return run
+
+
 def history(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Return the values of each metric of an epoch."""
     client = mlflow.MlflowClient()
@@ -127,14 +137,13 @@ def test_more_epochs_continue_and_end_as_if_asked_for_at_once(
 
 
 def test_a_cosine_schedule_begins_at_epoch_1_and_a_line_says_why(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, champion: Run, capsys: pytest.CaptureFixture[str]
 ):
-    dataset = prepared("a", "b")
-    first = trained(tiny(NOT_STORED), dataset)
-    capsys.readouterr()
-    again = trained(tiny(NOT_STORED, "training.epochs=3"), dataset)
+    again = trained(tiny(NOT_STORED, "training.epochs=3"), prepared("a", "b"))
     output = capsys.readouterr().out
-    line = f"MLflow run {first.info.run_id} is the same training with 2 epochs, but this one begins"
+    line = (
+        f"MLflow run {champion.info.run_id} is the same training with 2 epochs, but this one begins"
+    )
     assert output.count(line) == 1
     assert "with optimizer.schedule=cosine the learning rate of every epoch depends on" in output
     assert "Epoch 1/3" in output
@@ -197,15 +206,6 @@ def test_the_oldest_epochs_are_removed_when_all_are_too_large(
     monkeypatch.setattr(finished, "LARGEST", 10)
     finished.keep(state)
     assert [path.name for path in kept.glob("*/")] == ["c"]
-
-
-@pytest.fixture(scope="module")
-def champion(folder: Path) -> Run:
-    """The run of a version of two classes, which has the alias champion."""
-    run = trained(tiny(), prepared("a", "b"))
-    name, version = run.data.tags["registered_version"].removeprefix("models:/").split("/")
-    mlflow.MlflowClient().set_registered_model_alias(name, "champion", version)
-    return run
 
 
 def starting(champion: Run, *overrides: str) -> Config:
@@ -408,8 +408,8 @@ def test_the_pipeline_starts_from_its_champion(project: Project, tmp_path: Path)
     model = compose.config_of().tracking.registered_model
     old, new = "start_from: null", f"start_from: models:/{model}@champion"
     params.write_text(params.read_text().replace(old, new))
-    copy.command("train", "--stage")
-    copy.command("evaluate")
+    code = "from image_classifier.__main__ import main; main(['train', '--stage'])"
+    copy.run(sys.executable, "-c", f"{code}; main(['evaluate'])")
     uri, run = f"models:/{model}/1", copy.read("build/train/run.json")
     assert run["start_from"]["uri"] == uri
     report = copy.read("build/evaluate/report.json")

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from image_classifier.project import paths
-from image_classifier.project.files import whole_folder
+from image_classifier.project.files import whole_file, whole_folder
 
 RECORD = "finished.json"
 CONTINUED = "continued.json"  # the record, in the folder of a training that continues
@@ -49,7 +49,8 @@ def read(record: Path) -> Finished | None:
 
 def write(record: Path, training: Finished) -> None:
     """Write the record of a finished training."""
-    record.write_text(json.dumps(asdict(training)))
+    with whole_file(record) as partial:  # a new file: the former may have a second name
+        partial.write_text(json.dumps(asdict(training)))
 
 
 def keep(state: Path) -> None:
