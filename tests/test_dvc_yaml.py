@@ -37,6 +37,11 @@ EXEMPT = {
 }
 # ... and for single stages
 DECODER = ("data.images", "data.depth", "data.dicom", "data.unreadable")
+START = (
+    "data.near_duplicates", "evaluation.bootstrap", "evaluation.comparison", "evaluation.metrics",
+    "serving.prediction", "serving.pyfunc_model", "tracking.registry", "tracking.stored_models",
+    "tracking.verified_models",
+)  # fmt: skip
 FINDS = "tells images from other files and from masks; their pixels play no part"
 EXEMPT_OF_STAGE = {
     "fetch": dict.fromkeys(DECODER, FINDS),
@@ -53,6 +58,8 @@ EXEMPT_OF_STAGE = {
         "data.manifest": "reads build/split",
         "tracking.epoch_logger": "what MLflow's pages show",
         "tracking.system_metrics": "what MLflow's pages show",
+        **dict.fromkeys(START, "finds and checks the version of training.start_from"),
+        "training.finished": "keeps the epochs of finished trainings",
         "training.identity": "decides when a training continues, not how",
         "training.learning_curves": "plots and tables, which are no reason to train again",
         "training.resume": "where a training keeps its state",
@@ -61,6 +68,7 @@ EXEMPT_OF_STAGE = {
     "evaluate": {
         "config.git_address": "checks an address that this stage does not use",
         "training.devices": "imported by training.resume",
+        "training.finished": "imported by training.resume",
         "training.backbones": "imported by training.identity",
         "training.identity": "imported by training.resume",
         "training.resume": "removes the state of the training",

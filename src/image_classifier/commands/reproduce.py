@@ -40,7 +40,7 @@ def reproduce(run_id: str) -> bool:
     Raises:
         InputError: the run does not exist or lacks what is needed, or its pipeline fails.
     """
-    from image_classifier.tracking import runs  # imports MLflow
+    from image_classifier.tracking import connection, runs, start_from  # import MLflow
 
     recorded = runs.record_of(run_id)
     commit = recorded.tags.get("dvc.exp_baseline_rev") or recorded.tags.get("git.commit")
@@ -60,6 +60,7 @@ def reproduce(run_id: str) -> bool:
         command(
             "dvc", "repro", "--force", "--no-run-cache", stage, cwd=project,
             MLFLOW_TRACKING_URI=store, TF_NUM_INTRAOP_THREADS=recorded.tags["threads"],
+            **{start_from.STORE: connection.uri()},
         )  # fmt: skip
         record = json.loads((project / paths.TRAIN / paths.RUN).read_text())
         repeated = runs.record_of(record["run_id"], store)

@@ -24,6 +24,9 @@ Timeout = Annotated[float, Field(ge=1, le=7 * 24 * 3600)]
 Weight = Annotated[float, Field(gt=0, le=1e6)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
+# what `training.start_from` names: a version by number or alias, or a run
+Start = Annotated[str, Field(pattern=r"^(models:/[^/:@]+(/[0-9]+|@[^/:@]+)|[0-9a-f]{32})$")]
+
 PROBABILITY = TypeAdapter(Probability)  # checks a threshold that is not a setting
 Counts = dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]]
 
@@ -385,6 +388,11 @@ class Training(Section):
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="Largest number of epochs; with a pretrained backbone, those of the last layer."
+    )
+    start_from: Start | None = Field(
+        description="The registered version whose weights are the first ones: `models:/NAME/3`, "
+        "`models:/NAME@champion`, or the id of its MLflow run. Classes may be added or removed. A "
+        "pretrained backbone is only fine-tuned then. null: random weights, or the backbone's own."
     )
     fine_tune: Literal["none", "top", "all"] = Field(
         description="Which layers of a pretrained backbone are trained after the last layer: none, "

@@ -39,7 +39,7 @@ def introduction(report: Mapping[str, Any]) -> str:
     return (
         f"The CNN `{report['model']}` with {report['parameters']:,} parameters classifies images "
         f"({height} x {width} x {channels}) as {' or '.join(report['classes'])}.{decides} "
-        f"{backbone(report)}"
+        f"{backbone(report)}{start_from(report)}"
         f"Temperature {report['temperature']:.4g}. {flipped}MLflow run `{report['run_id']}`."
     )
 
@@ -55,6 +55,17 @@ def backbone(report: Mapping[str, Any]) -> str:
         + (f", weights {known['weights']}" if known["weights"] else "")
         + f" (SHA-256 of the weights `{known['sha256']}`), license of the weights: {license_}. "
         + (f"{known['remark']}. " if known["remark"] else "")
+    )
+
+
+def start_from(report: Mapping[str, Any]) -> str:
+    """Return which version's weights were the first ones, if any."""
+    start = report["start_from"]
+    if not start:
+        return ""
+    return (
+        f"Its training started from the weights of `{start['uri'].removeprefix('models:/')}` "
+        f"(MLflow run `{start['run_id']}`, SHA-256 of the weights `{start['weights_sha256']}`). "
     )
 
 

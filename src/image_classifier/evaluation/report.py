@@ -47,6 +47,7 @@ def make_report(
         "duplicates": split["duplicates"] | {"distance": config.split.duplicate_distance},
         "model": classifier.model.name,
         "backbone": backbone(config),
+        "start_from": read_record(paths.TRAIN / paths.RUN, "train").get("start_from"),
         "parameters": classifier.model.count_params(),
         "image_shape": dataset.images.shape[1:],
         "fit": config.image.fit,

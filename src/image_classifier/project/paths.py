@@ -47,6 +47,10 @@ VALIDATION_PREDICTIONS = "validation_predictions.csv"
 
 OUT_OF_FOLD = "out_of_fold.csv"  # inside the folder of a sweep
 
+# inside the folder of a training that may continue
+EPOCHS = f"epoch-{'[0-9]' * 6}.npz"  # not the name of a file that is still being written
+BATCH_SIZE = "batch_size"
+
 
 def project() -> Path:
     """Return the project's folder, where MLflow's store and `runs/` are.

@@ -43,6 +43,9 @@ def evaluate(config: Config) -> None:
     if "batch_size" in run:  # training.batch_size=auto found it
         found = config.training.with_batch_size(run["batch_size"])
         config = config.model_copy(update={"training": found})
+    if "start_from" in run:  # the number of the version, in place of an alias
+        found = config.training.model_copy(update={"start_from": run["start_from"]["uri"]})
+        config = config.model_copy(update={"training": found})
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.classifier import Classifier, write_metadata
@@ -106,7 +109,7 @@ def evaluate(config: Config) -> None:
         },
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
-    resume.discard(run["training_key"])  # DVC has saved the training, so nothing can be lost
+    resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost
     print(model_card.summary(report))
 
 

@@ -12,10 +12,10 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,12 +25,14 @@ from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
-from image_classifier.training import class_balance, resume
+from image_classifier.training import class_balance, phases, resume
+from image_classifier.training.finished import Finished
 
 if TYPE_CHECKING:
     import keras
 
     from image_classifier.classifier import Classifier
+    from image_classifier.tracking.start_from import Start
     from image_classifier.training.progress import Progress
 
 RECIPE = ("augmentation", "model", "optimizer", "training")  # the sections that name a run
@@ -65,11 +67,14 @@ def train(config: Config) -> None:
     """
     dataset = load_prepared(config)
     check(config, dataset)
-    with resume.claim(config, dataset) as state:
-        trained = train_model(config, dataset, paths.TRAIN, state)
-        record: dict[str, str | int] = {"run_id": trained.run_id, "training_key": state.key}
+    config, start = resolve_start(config, dataset)
+    with resume.claim(config, dataset, start.weights_sha256 if start else "") as state:
+        trained = train_model(config, dataset, paths.TRAIN, state, start=start)
+        record: dict[str, Any] = {"run_id": trained.run_id, "training_key": state.key}
         if config.training.batch_size == "auto":
             record["batch_size"] = trained.batch_size
+        if start:
+            record["start_from"] = asdict(start)
         if isinstance(config.model, PretrainedModel):
             from image_classifier.training import backbones
 
@@ -79,7 +84,7 @@ def train(config: Config) -> None:
         new_file(paths.TRAIN / paths.RUN).write_text(json.dumps(record, indent=2) + "\n")
         state.mark_finished(paths.TRAIN / paths.RUN)
     print(f"MLflow run {trained.run_id}. The stage evaluate registers the model.")
-    # `evaluate` removes the state: only when it runs has DVC saved the outputs of this stage
+    # `evaluate` finishes the state: only when it runs has DVC saved the outputs of this stage
 
 
 def train_model(
@@ -89,6 +94,7 @@ def train_model(
     state: resume.ResumeState,
     overrides: Sequence[str] = (),
     more_stoppers: Sequence["keras.callbacks.Callback"] = (),
+    start: "Start | None" = None,
 ) -> Trained:
     """Train one model, and log it to MLflow.
 
@@ -99,14 +105,16 @@ def train_model(
         state: What an earlier attempt left, or where this one keeps its epochs.
         overrides: How the settings differ from conf/, to tell the jobs of a sweep apart.
         more_stoppers: Callbacks that may stop the training early.
+        start: From `resolve_start`.
 
     Raises:
-        InputError: the training diverged, or MLflow refused or did not answer.
+        InputError: the training diverged, MLflow refused or did not answer, or the model cannot
+            start from that version.
     """
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
-    from image_classifier.tracking import connection, runs, system_metrics
+    from image_classifier.tracking import connection, runs, start_from, system_metrics
     from image_classifier.tracking.epoch_logger import EpochLogger
-    from image_classifier.training import automatic, backbones, devices, fit, phases
+    from image_classifier.training import automatic, backbones, devices, first_weights, fit
     from image_classifier.training.checkpoint import Checkpoint
     from image_classifier.training.epoch_file import latest
     from image_classifier.training.timings import Timings
@@ -124,6 +132,11 @@ def train_model(
         training = automatic.resolved(config, dataset, state.folder)
     config = config.model_copy(update={"training": training})
 
+    progress, _ = latest(state.folder, training)
+    continued = state.continued if progress.epochs else None  # its files may be damaged
+    first = None
+    if start and not progress.epochs:
+        first = first_weights.first_weights(config, dataset, start_from.load(start))
     open_training = partial(
         runs.open_training,
         config,
@@ -133,19 +146,16 @@ def train_model(
         state.recipe_key,
         overrides,
         state.training_id,
+        ({"continued_from": continued.run_id} if continued else {}) | (start.tags if start else {}),
     )
     run_id = connection.log_or_continue(open_training)
     with failure_logged(run_id):
-        progress, _ = latest(state.folder, training)
         timings.earlier = progress.timings
         timings.start_fit()
-        if not phases.current(config, progress):
-            print(
-                f"This training is finished already, at epoch {progress.epochs}: nothing to train."
-            )
+        print_beginning(config, progress, continued)
         while phase := phases.current(config, progress):
             with strategy.scope():
-                model = fit.model_of(config, dataset, phase, state.folder, progress)
+                model = fit.model_of(config, dataset, phase, state.folder, progress, first)
             model.summary()
             stoppers = [*fit.stoppers(training), *more_stoppers]
             callbacks = [
@@ -171,8 +181,31 @@ def train_model(
                 run_id, progress, best_epoch, value, classifier, training.images_per_step
             )
             log_training(config, output, state, trained, timings.spent())
+    why_not = phases.why_not_continued(config)
+    if progress.stopped_from_outside:
+        why_not = why_not or "the sweep stopped that training early"
+    state.mark_trained(run_id, training.epochs, why_not)
     print(f"Best epoch {best_epoch}: {training.monitor} {value:.4f}.")
     return trained
+
+
+def print_beginning(config: Config, progress: "Progress", continued: Finished | None) -> None:
+    """Print after which epoch the training goes on, and whose epoch that is; nothing for a new one.
+
+    Args:
+        config: All settings.
+        progress: The epochs so far.
+        continued: The finished training with fewer epochs whose epochs came first, if any.
+    """
+    if not progress.epochs:
+        return
+    run = continued.run_id if continued and progress.epochs <= continued.epochs else None
+    if phases.current(config, progress):
+        whose = f"MLflow run {run}" if run else "an earlier attempt"
+        print(f"Continuing {whose} after epoch {progress.epochs}.")
+    else:
+        last = f"epoch {progress.epochs}" + (f" of MLflow run {run}" if run else "")
+        print(f"This training is finished already, at {last}: nothing to train.")
 
 
 def write_outputs(
@@ -287,8 +320,8 @@ def check(config: Config, dataset: PreparedDataset) -> None:
     """Check what can be known before the training.
 
     Raises:
-        InputError: a batch would be larger than the training split, or the class weights are of
-            other classes.
+        InputError: a batch would be larger than the training split, the class weights are of
+            other classes, or nothing would be trained.
     """
     images, size = len(dataset.indices("train")), config.training.batch_size
     if size != "auto" and size > images:
@@ -297,6 +330,29 @@ def check(config: Config, dataset: PreparedDataset) -> None:
             f"{images} or less."
         )
     class_balance.class_weights(config.training, dataset)
+    if config.training.start_from and phases.has_backbone(config) and not phases.fine_tunes(config):
+        raise InputError(
+            "training.start_from with a pretrained model starts with its fine-tuning, but "
+            "training.fine_tune=none: set training.fine_tune=top or training.fine_tune=all."
+        )
+
+
+def resolve_start(config: Config, dataset: PreparedDataset) -> "tuple[Config, Start | None]":
+    """Find the version that `training.start_from` names now.
+
+    Returns:
+        The settings with the number of the version in place of an alias or a run, so that they
+        identify the training and repeat it later, and the version; None without one.
+
+    Raises:
+        InputError: there is no such version, it has seen test images, or MLflow failed.
+    """
+    if config.training.start_from is None:
+        return config, None
+    from image_classifier.tracking import connection, start_from
+
+    with connection.require_mlflow():
+        return start_from.resolve(config, dataset)
 
 
 def run_name(config: Config) -> str:

@@ -27,6 +27,7 @@ from image_classifier.project import paths
 from image_classifier.stages.train import (
     Trained,
     check,
+    resolve_start,
     train_model,
     upload_can_be_repeated,
 )
@@ -34,10 +35,9 @@ from image_classifier.sweeps.claim_gpu import claim_gpu
 from image_classifier.training import identity, resume
 
 if TYPE_CHECKING:
-    from image_classifier.sweeps.median_stopping import MedianStopping
-    from image_classifier.sweeps.pruning import Pruning
+    import keras
 
-    Stopper = MedianStopping | Pruning
+    from image_classifier.tracking.start_from import Start
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -56,8 +56,9 @@ def run(composed: DictConfig) -> float:
         )
     dataset = load_prepared(config)
     check(config, dataset)
-    with resume.claim(config, dataset) as state:
-        return train_and_register(config, dataset, output, state, overrides)
+    config, start = resolve_start(config, dataset)
+    with resume.claim(config, dataset, start.weights_sha256 if start else "") as state:
+        return train_and_register(config, dataset, output, state, overrides, start=start)
 
 
 def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float:
@@ -73,17 +74,21 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         dataset = load_prepared(config)
         check(config, dataset)
         monitor = config.training.monitor
-        key = identity.job_key(config, dataset)
+        config, start = resolve_start(config, dataset)
+        start_sha256 = start.weights_sha256 if start else ""
+        key = identity.job_key(config, dataset, start_sha256)
         finished = partial(finished_already, key, config, overrides)
         value = connection.log_or_continue(finished)
         if value is None:
             claim_gpu()  # before TensorFlow is imported
-            with resume.claim(config, dataset) as state:
+            with resume.claim(config, dataset, start_sha256) as state:
                 # while this job waited, another one may have trained the same
                 value = connection.log_or_continue(finished)
                 if value is None:
                     stoppers = stoppers_of_sweep(config)
-                    value = train_and_register(config, dataset, output, state, overrides, stoppers)
+                    value = train_and_register(
+                        config, dataset, output, state, overrides, stoppers, start
+                    )
                     connection.log_or_continue(partial(parent_run.update_leader, monitor))
         return value
     except Exception as error:
@@ -113,7 +118,7 @@ def finished_already(key: str, config: Config, overrides: Sequence[str]) -> floa
     return value
 
 
-def stoppers_of_sweep(config: Config) -> list["Stopper"]:
+def stoppers_of_sweep(config: Config) -> list["keras.callbacks.Callback"]:
     """Return the callbacks that stop a job which is worse than others."""
     from image_classifier.sweeps import parent_run
     from image_classifier.sweeps.median_stopping import MedianStopping
@@ -121,7 +126,7 @@ def stoppers_of_sweep(config: Config) -> list["Stopper"]:
     from image_classifier.sweeps.study import trial_of_this_job
     from image_classifier.tracking import connection
 
-    monitor, stoppers = config.training.monitor, list["Stopper"]()
+    monitor, stoppers = config.training.monitor, list["keras.callbacks.Callback"]()
     if config.training.stop_below_median:
         best_so_far = partial(parent_run.best_so_far_curves, monitor)
         curves = connection.log_or_continue(best_so_far) or []
@@ -137,20 +142,23 @@ def train_and_register(
     output: Path,
     state: resume.ResumeState,
     overrides: Sequence[str],
-    stoppers: Sequence["Stopper"] = (),
+    stoppers: Sequence["keras.callbacks.Callback"] = (),
+    start: "Start | None" = None,
 ) -> float:
-    """Train one model, choose its threshold, and register it; return its monitored value."""
+    """Train one model, choose its threshold, and register it; return its monitored value.
+
+    For the arguments see `stages.train.train_model`.
+    """
     from image_classifier.tracking import runs
 
-    trained = train_model(config, dataset, output, state, overrides, stoppers)
-    pruned = [stopper.stopped_after for stopper in stoppers if stopper.stopped_after]
+    trained = train_model(config, dataset, output, state, overrides, stoppers, start)
     with upload_can_be_repeated(state), runs.open_run(trained.run_id):
-        if pruned:
-            runs.log_tags({runs.PRUNED: pruned[0]})
+        if trained.progress.stopped_from_outside:
+            runs.log_tags({runs.PRUNED: trained.progress.epochs})
             outcome = "not stored, because other jobs are better"
         else:
             outcome = register(config, dataset, output / paths.MODEL, trained)
-    state.discard()
+    state.finish()
     print(f"MLflow run {trained.run_id}, {outcome}.")
     return trained.value
 

@@ -16,9 +16,6 @@ class MedianStopping(keras.callbacks.Callback):
     """Stops a training whose best value so far is worse than the median of the finished jobs.
 
     Source: Golovin et al., Google Vizier: A Service for Black-Box Optimization, 2017, section 3.2.
-
-    Attributes:
-        stopped_after: The epoch after which it stopped the training, counted from 1, or None.
     """
 
     def __init__(self, curves: Sequence[Sequence[float]], monitor: str) -> None:
@@ -33,7 +30,6 @@ class MedianStopping(keras.callbacks.Callback):
         self.monitor = monitor
         self.sign = sign_of(monitor)
         self.best = float("inf")
-        self.stopped_after: int | None = None
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Stop the training if it is worse than the median."""
@@ -44,4 +40,3 @@ class MedianStopping(keras.callbacks.Callback):
         if self.best > np.median(others):
             print(f"Stopped after epoch {epoch + 1}: worse than the median of the finished jobs.")
             self.model.stop_training = True
-            self.stopped_after = epoch + 1

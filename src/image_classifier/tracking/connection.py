@@ -36,6 +36,21 @@ def hide_password() -> None:
         os.environ["MLFLOW_TRACKING_URI"] = without_password(parts.geturl())
 
 
+@contextmanager
+def other_store(address: str | None) -> Iterator[None]:
+    """Use another MLflow store in the block; with None the usual one."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    if address:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+    try:
+        yield
+    finally:
+        if address:
+            os.environ.pop("MLFLOW_TRACKING_URI")
+            os.environ |= {"MLFLOW_TRACKING_URI": before} if before else {}
+            connect()
+
+
 def uri() -> str:
     """Return the address of the MLflow store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.project() / 'mlflow.db'}"

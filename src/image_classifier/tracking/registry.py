@@ -112,7 +112,11 @@ def version_tags(
     code = "".join(digests.of_file(file) for file in SERVING_CODE)
     of_run = mlflow.MlflowClient().get_run(runs.run_id()).data.tags
     return {
-        **{key: value for key, value in of_run.items() if key == "backbone_sha256"},
+        **{
+            key: value
+            for key, value in of_run.items()
+            if key == "backbone_sha256" or key.startswith("start_from")
+        },
         "manifest_digest": dataset.digest,
         "threshold": f"{metadata.threshold:.6g}",
         "temperature": f"{metadata.temperature:.6g}",

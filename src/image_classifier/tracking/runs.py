@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -21,12 +22,14 @@ from omegaconf import OmegaConf
 from image_classifier.config.compose import flatten
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
+from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.project.processes import this_process
 from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
+STARTED_FROM = "start_from.run_id"  # the tag with the run whose weights were the first
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
 TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in a parameter
 
@@ -70,6 +73,7 @@ def open_training(
     recipe_key: str = "",
     overrides: Sequence[str] = (),
     training_id: str = "",
+    more_tags: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Return the id of a training's MLflow run: a new run, or the one of an earlier attempt.
 
@@ -83,6 +87,7 @@ def open_training(
         recipe_key: See `training.identity`.
         overrides: How the settings differ from conf/.
         training_id: Finds the run of an earlier attempt; empty: always a new run.
+        more_tags: Where the training began.
     """
     experiment = connection.experiment_id(config.tracking.experiment)
     client = mlflow.MlflowClient()
@@ -110,7 +115,7 @@ def open_training(
         )
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
-        log_description(run_id, config, dataset, job_key, recipe_key, overrides)
+        log_description(run_id, config, dataset, job_key, recipe_key, overrides, more_tags)
     return str(run_id)
 
 
@@ -121,6 +126,7 @@ def log_description(
     job_key: str,
     recipe_key: str,
     overrides: Sequence[str],
+    more_tags: Mapping[str, str],
 ) -> None:
     """Log the settings and the data of a training, and the code and command it comes from."""
     client = mlflow.MlflowClient()
@@ -138,6 +144,7 @@ def log_description(
         **overrides_tags(overrides),
         "job_key": job_key,
         "recipe_key": recipe_key,
+        **more_tags,
     }
     if config.dataset.note:
         tags["mlflow.note.content"] = cut(config.dataset.note)
@@ -285,6 +292,45 @@ def manifest_of(run_id: str) -> Iterator[Path]:
                 f"{connection.describe(error)}"
             ) from None
         yield Path(file)
+
+
+def seen_by(run_id: str, same_split: str = "") -> list[ImageRow]:
+    """Return the images of a run, and of the runs whose weights it started from, in one list.
+
+    Args:
+        run_id: The run.
+        same_split: The digest of a manifest that is left out.
+
+    Raises:
+        InputError: the store lacks one of the runs, or its manifest.
+    """
+    rows: list[ImageRow] = []
+    ancestor: str | None = run_id
+    while ancestor:
+        tags = tags_of(ancestor)
+        if tags.get("manifest_digest") != same_split:
+            with manifest_of(ancestor) as file:
+                rows += read_manifest(file)
+        ancestor = tags.get(STARTED_FROM)
+    return rows
+
+
+def tags_of(run_id: str) -> dict[str, str]:
+    """Return the tags of a run.
+
+    Raises:
+        InputError: the store does not have this run.
+    """
+    connection.connect()
+    try:
+        tags: dict[str, str] = mlflow.MlflowClient().get_run(run_id).data.tags
+    except MlflowException as error:
+        if not connection.is_refusal(error):
+            raise
+        raise InputError(
+            f"MLflow run {run_id} cannot be read from {connection.public_uri()}: {error.message}"
+        ) from None
+    return tags
 
 
 def record_of(run_id: str, store: str | None = None) -> Record:

@@ -77,21 +77,13 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
         InputError: the address has another form, there is no such version, its files have changed,
             or it was registered without a digest.
     """
-    address = re.fullmatch(r"models:/([^/:@]+)(?:/(\d+)|@([^/:@]+))", uri)
-    if address is None:
-        raise InputError(f"{uri}: name the model as models:/NAME/VERSION or models:/NAME@ALIAS.")
-    name, number, alias = address.groups()
+    name, *_ = _parts(uri)
     connection.connect()
-    client = mlflow.MlflowClient()
     try:
-        found = (
-            client.get_model_version(name, number)
-            if number
-            else client.get_model_version_by_alias(name, alias)
-        )
-        version = Version(name, str(found.version), found.run_id, found.tags)
+        version = find_version(uri)
         with stored_files(version.uri) as folder:
-            place = client.get_model_version_download_uri(name, version.version)
+            client = mlflow.MlflowClient()
+            place = client.get_model_version_download_uri(version.name, version.version)
             check_digest(version, digests.of_folder(folder), place)
             yield folder, version
     except MlflowException as error:
@@ -103,6 +95,34 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
         raise InputError(f"{uri} cannot be loaded: {error.message.rstrip('.')}{advice}.") from None
     except OSError as error:
         raise InputError(f"{uri} cannot be loaded: {error}") from None
+
+
+def find_version(uri: str) -> Version:
+    """Return the registered version that an address stands for now.
+
+    Args:
+        uri: models:/NAME/VERSION or models:/NAME@ALIAS.
+
+    Raises:
+        InputError: the address has another form.
+        MlflowException: there is no such version, or MLflow does not answer.
+    """
+    name, number, alias = _parts(uri)
+    client = mlflow.MlflowClient()
+    found = (
+        client.get_model_version(name, number)
+        if number
+        else client.get_model_version_by_alias(name, alias)
+    )
+    return Version(name, str(found.version), found.run_id, found.tags)
+
+
+def _parts(uri: str) -> tuple[str, str | None, str | None]:
+    """Return the name, and the number or the alias, in an address."""
+    address = re.fullmatch(r"models:/([^/:@]+)(?:/(\d+)|@([^/:@]+))", uri)
+    if address is None:
+        raise InputError(f"{uri}: name the model as models:/NAME/VERSION or models:/NAME@ALIAS.")
+    return address[1], address[2], address[3]
 
 
 def check_digest(version: Version, digest: str, place: str) -> None:

@@ -9,13 +9,13 @@ import tensorflow as tf
 from image_classifier.config.schema import Config, Training
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
+from image_classifier.project import paths
 from image_classifier.project.files import new_file
 from image_classifier.training import batches, devices, fit
 from image_classifier.training.phases import fine_tunes, phases
 
 LARGEST = 512  # above, a training of a few thousand images has too few steps
 WITHOUT_GPU = 32  # larger batches are not faster on a CPU
-FILE = "batch_size"  # in the folder of the training: a restart must use the same
 
 # About 200 steps are enough to fine-tune: measured with 215 and 1,229 training images.
 FINE_TUNE_STEPS = 200
@@ -35,7 +35,7 @@ def resolved(config: Config, dataset: PreparedDataset, folder: Path) -> Training
     """
     training = config.training
     if training.batch_size == "auto":
-        file = folder / FILE
+        file = folder / paths.BATCH_SIZE  # a restart must use the same
         if not file.is_file():
             new_file(file).write_text(str(_largest_batch(config, dataset)))
         training = training.with_batch_size(int(file.read_text()))

@@ -8,12 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from image_classifier.config.schema import Training
+from image_classifier.project import paths
 from image_classifier.project.files import whole_file
 from image_classifier.training.epoch_file import (
-    FILES,
     epoch_file,
     progress_json,
     variables_of,
@@ -75,6 +76,10 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in logs.items():
             self.progress.history.setdefault(name, []).append(float(value))
         self.progress.stopped = bool(self.model.stop_training)
+        diverged = not np.isfinite(logs["loss"])  # TerminateOnNaN, which also ends it
+        self.progress.stopped_from_outside = (
+            self.progress.stopped and not self._out_of_patience() and not diverged
+        )
         if self.phase.name == "head" and self._out_of_patience() and self.training.fine_tunes:
             # only this phase ends early
             self.progress.stopped, self.progress.head_epochs = False, self.progress.epochs
@@ -105,7 +110,7 @@ class Checkpoint(keras.callbacks.Callback):
         with whole_file(epoch_file(self.folder, epoch)) as partial:
             write_variables(partial, progress, held)
         keep = {epoch_file(self.folder, number) for number in (epoch, best)}
-        for file in self.folder.glob(FILES):
+        for file in self.folder.glob(paths.EPOCHS):
             if file not in keep:
                 file.unlink()  # only now: until the newest file was complete, this was the last one
 

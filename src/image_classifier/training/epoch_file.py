@@ -12,9 +12,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from image_classifier.config.schema import Training
+from image_classifier.project import paths
 from image_classifier.training.progress import Progress
 
-FILES = f"epoch-{'[0-9]' * 6}.npz"  # not the name of a file that is still being written
 PROGRESS = "progress.json"  # inside the file, beside the variables
 CHUNK = 2**20  # bytes; the checksum and the write of a chunk find it in the processor's cache
 
@@ -66,7 +66,7 @@ def latest(folder: Path, training: Training) -> tuple[Progress, list[npt.NDArray
     A damaged file is skipped with a message: the training continues from the previous file that
     was kept, or starts from the beginning.
     """
-    for path in sorted(folder.glob(FILES), reverse=True):
+    for path in sorted(folder.glob(paths.EPOCHS), reverse=True):
         try:
             progress, values = _read(path)
             best = progress.best(training)[0]

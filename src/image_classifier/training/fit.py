@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from image_classifier.config.schema import Config, Optimizer, Training
@@ -19,7 +21,12 @@ from image_classifier.training.progress import Progress
 
 
 def model_of(
-    config: Config, dataset: PreparedDataset, phase: Phase, folder: Path, progress: Progress
+    config: Config,
+    dataset: PreparedDataset,
+    phase: Phase,
+    folder: Path,
+    progress: Progress,
+    first_weights: Sequence[npt.NDArray[np.float32]] | None = None,
 ) -> keras.Model:
     """Return the model to fit in a phase, in the state in which the last epoch left it.
 
@@ -29,12 +36,15 @@ def model_of(
         phase: What is fitted.
         folder: Contains the files of the epochs.
         progress: The epochs so far.
+        first_weights: All weights before the first epoch; None: random, or those of the backbone.
     """
     model = compiled_model(config, dataset, phase)
     if progress.epochs > phase.first:
         restore(model, folder, config.training)
     elif progress.epochs:  # the first epoch of this phase
         assign_best(model, config, dataset, folder, progress)
+    elif first_weights is not None:
+        model.set_weights(first_weights)
     return model
 
 
@@ -111,9 +121,7 @@ def fit(
         progress: The epochs of earlier attempts.
         callbacks: Called in this order; a `Checkpoint` among them adds the epochs to `progress`.
     """
-    if progress.epochs > phase.first:
-        print(f"Continuing an earlier attempt after epoch {progress.epochs}.")
-    elif phase.name != "whole":
+    if phase.name != "whole" and progress.epochs == phase.first:
         print(f"{phase.name}: epochs {phase.first + 1} to {phase.last}.")
     training_data, validation_data = _data(dataset, config, phase, progress)
     if config.optimizer.average is not None:

@@ -12,11 +12,16 @@ from image_classifier.project import digests
 SECTIONS = {"image", "augmentation", "model", "optimizer", "training"}  # decide the weights
 
 
-def job_key(config: Config, dataset: PreparedDataset) -> str:
+def job_key(config: Config, dataset: PreparedDataset, start_sha256: str = "") -> str:
     """Return the SHA-256 of what a training's result depends on: jobs with the same key are equal.
 
-    That is its settings, its data, the source of this package's folder `training`, and the versions
-    of TensorFlow and Keras.
+    That is its settings, its data, the source of this package's folder `training`, the versions of
+    TensorFlow and Keras, and the weights it starts from.
+
+    Args:
+        config: All settings.
+        dataset: The prepared images.
+        start_sha256: The digest of the weights of `training.start_from`.
     """
     settings = config.model_dump(include=SECTIONS)
     versions = [version("tensorflow"), version("keras")]
@@ -26,14 +31,27 @@ def job_key(config: Config, dataset: PreparedDataset) -> str:
         from image_classifier.training import backbones  # imports TensorFlow
 
         known.append(backbones.weights_digest(config.model))
+    if start_sha256:
+        known.append(start_sha256)
     text = json.dumps(known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recipe_key(config: Config, dataset: PreparedDataset) -> str:
+def recipe_key(config: Config, dataset: PreparedDataset, start_sha256: str = "") -> str:
     """Return the `job_key` without seed and fold: trainings with the same key vary by chance."""
     training = config.training.model_copy(update={"seed": 0, "fold": None})
-    return job_key(config.model_copy(update={"training": training}), dataset)
+    return job_key(config.model_copy(update={"training": training}), dataset, start_sha256)
+
+
+def continuation_key(config: Config, dataset: PreparedDataset, start_sha256: str = "") -> str:
+    """Return the `training_key` without `training.epochs`: 32 hexadecimal digits.
+
+    Trainings with the same one have the same first epochs, where no epoch depends on their number;
+    see `phases.why_not_continued`.
+    """
+    any_epochs = config.training.model_copy(update={"epochs": 1})
+    config = config.model_copy(update={"training": any_epochs})
+    return training_key(job_key(config, dataset, start_sha256), any_epochs)
 
 
 def training_key(job_key: str, training: Training) -> str:

@@ -15,12 +15,15 @@ class Progress:
         history: `loss`, `accuracy`, `balanced_accuracy` and the monitored metric, of training and,
             with `val_` before the name, of validation; one value for each epoch.
         stopped: Whether the training ended before its last epoch.
+        stopped_from_outside: Whether something else than patience or a loss of NaN ended it, such
+            as a comparison with other jobs of a sweep.
         head_epochs: The epochs of the first phase of a pretrained model, if patience ended it.
         timings: Seconds spent so far; see `Timings`.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     stopped: bool = False
+    stopped_from_outside: bool = False
     head_epochs: int | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
