@@ -32,6 +32,7 @@ from image_classifier.training import (
     fit,
     identity,
     phases,
+    resume,
 )
 from image_classifier.training.checkpoint import Checkpoint
 from image_classifier.training.progress import Progress
@@ -75,7 +76,8 @@ def prepared(*classes: str, splits: Sequence[str] = SPLITS) -> PreparedDataset:
 
 def trained(config: Config, dataset: PreparedDataset, *stoppers: object) -> Run:
     """Train and register a model as a single run does; return its MLflow run, the latest."""
-    job.train_and_register(config, dataset, Path("output"), [], stoppers)
+    with resume.claim(config, dataset) as state:
+        job.train_and_register(config, dataset, Path("output"), state, [], stoppers)
     return latest_run()
 
 
@@ -114,7 +116,9 @@ def test_more_epochs_continue_and_end_as_if_asked_for_at_once(
     first = trained(tiny(*CONSTANT), dataset)
     capsys.readouterr()
     four = tiny(*CONSTANT, "training.epochs=4")
-    state = Path("runs/unfinished", identity.training_key(identity.job_key(four, dataset)))
+    state = Path(
+        "runs/unfinished", identity.training_key(identity.job_key(four, dataset), four.training)
+    )
     with pytest.raises(Killed):
         trained(four, dataset, Kill(state, 3))
     output = capsys.readouterr().out
@@ -221,7 +225,8 @@ def started(config: Config, dataset: PreparedDataset) -> Run:
     """Train and register as `image-classifier train` does."""
     train.check(config, dataset)
     config, start = train.resolve_start(config, dataset)
-    job.train_and_register(config, dataset, Path("output"), [], start=start)
+    with resume.claim(config, dataset, start.weights_sha256 if start else "") as state:
+        job.train_and_register(config, dataset, Path("output"), state, [], start=start)
     return latest_run()
 
 

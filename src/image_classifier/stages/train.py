@@ -137,16 +137,18 @@ def train_model(
     first = None
     if start and not progress.epochs:
         first = first_weights.first_weights(config, dataset, start_from.load(start))
+    tags = {"recipe_key": state.recipe_key} | (start.tags if start else {})
+    if continued:
+        tags["continued_from"] = continued.run_id
     open_training = partial(
         runs.open_training,
         config,
         dataset,
         run_name(config),
         state.job_key,
-        state.recipe_key,
         overrides,
         state.training_id,
-        ({"continued_from": continued.run_id} if continued else {}) | (start.tags if start else {}),
+        tags,
     )
     run_id = connection.log_or_continue(open_training)
     with failure_logged(run_id):

@@ -70,7 +70,6 @@ def open_training(
     dataset: PreparedDataset,
     name: str,
     job_key: str,
-    recipe_key: str = "",
     overrides: Sequence[str] = (),
     training_id: str = "",
     more_tags: Mapping[str, str] = MappingProxyType({}),
@@ -84,10 +83,9 @@ def open_training(
         dataset: The prepared images.
         name: The run's name.
         job_key: See `training.identity`.
-        recipe_key: See `training.identity`.
         overrides: How the settings differ from conf/.
         training_id: Finds the run of an earlier attempt; empty: always a new run.
-        more_tags: Where the training began.
+        more_tags: Where the training began, and which others repeat it.
     """
     experiment = connection.experiment_id(config.tracking.experiment)
     client = mlflow.MlflowClient()
@@ -115,7 +113,7 @@ def open_training(
         )
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
-        log_description(run_id, config, dataset, job_key, recipe_key, overrides, more_tags)
+        log_description(run_id, config, dataset, job_key, overrides, more_tags)
     return str(run_id)
 
 
@@ -124,7 +122,6 @@ def log_description(
     config: Config,
     dataset: PreparedDataset,
     job_key: str,
-    recipe_key: str,
     overrides: Sequence[str],
     more_tags: Mapping[str, str],
 ) -> None:
@@ -143,7 +140,6 @@ def log_description(
         "manifest_digest": dataset.digest,
         **overrides_tags(overrides),
         "job_key": job_key,
-        "recipe_key": recipe_key,
         **more_tags,
     }
     if config.dataset.note:
