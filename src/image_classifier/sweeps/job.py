@@ -4,6 +4,7 @@ The test images play no part here. The threshold is chosen on the validation ima
 is registered, as `evaluate` does it in the pipeline.
 """
 
+import gc
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -81,6 +82,11 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
         value = connection.log_or_continue(finished)
         if value is None:
             claim_gpu()  # before TensorFlow is imported
+            import keras  # noqa: F401
+
+            if not gc.get_freeze_count():
+                # Keras collects garbage before each job; to search all modules takes half a second
+                gc.freeze()
             with resume.claim(config, dataset, start_sha256) as state:
                 # while this job waited, another one may have trained the same
                 value = connection.log_or_continue(finished)
