@@ -197,6 +197,7 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
         for number in range(8)
     ]  # fmt: skip
     environment = swept.environment | {"MLFLOW_TRACKING_URI": store}
+    folders = len(list(swept.folder.glob("runs/*_sweep")))
     processes = [
         subprocess.Popen(
             command, cwd=swept.folder, env=environment,
@@ -205,6 +206,7 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
         for command in commands
     ]  # fmt: skip
     outputs = [process.communicate()[0] for process in processes]
+    assert len(list(swept.folder.glob("runs/*_sweep"))) == folders + 8
     assert all("2 jobs finished, 0 failed" in output for output in outputs), outputs
     client = mlflow.MlflowClient(store)
     runs = client.search_runs(["1"], "params.`training.threads` = '1'")

@@ -2,7 +2,8 @@
 
     image-classifier prune SWEEP_RUN_ID
 
-The best job keeps its model, and so does every job whose version has an alias such as champion.
+The best job keeps its model, and so does every job whose version has an alias such as champion, or
+which is the best job of another sweep.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def delete_losers(parent: str) -> tuple[int, float]:
     client = mlflow.MlflowClient()
     number, size = 0, 0.0
     for child in parent_run.children(parent):
-        if child.info.run_id == best:
+        if child.info.run_id == best or parent_run.is_best_of_a_sweep(child):
             continue
         versions = client.search_model_versions(f"run_id = '{child.info.run_id}'")
         registered = [client.get_model_version(found.name, found.version) for found in versions]

@@ -91,7 +91,8 @@ def start(
         parent = earlier[0].info.run_id
         client.update_run(parent, "RUNNING")
         for child in children(parent):
-            if child.info.status == "RUNNING" and has_ended(child.data.tags[runs.PROCESS]):
+            process = child.data.tags.get(runs.PROCESS)
+            if child.info.status == "RUNNING" and (process is None or has_ended(process)):
                 client.set_terminated(child.info.run_id, "KILLED")
         return parent, len(finished(parent))
     parent = given or client.create_run(experiment).info.run_id
@@ -164,9 +165,18 @@ def reuse(
         if runs.PRUNED in tags or value is None or not registry.is_kept(tags, tracking):
             continue
         original = tags.get(runs.REUSED, run.info.run_id)
+        if run.data.params["training.fold"] != "None" and not runs.has_predictions(original):
+            continue
         runs.copy_training(original, parent, overrides)
         return original, float(value)
     return None
+
+
+def is_best_of_a_sweep(job: Run) -> bool:
+    """Return whether a job is the best one of any sweep: of another one, it may be a copy."""
+    client = mlflow.MlflowClient()
+    query = f"tags.`best.run_id` = '{job.info.run_id}'"
+    return bool(client.search_runs([job.info.experiment_id], query, max_results=1))
 
 
 def find(job_key: str, condition: str = "") -> list[Run]:

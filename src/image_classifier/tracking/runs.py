@@ -24,7 +24,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
-from image_classifier.project import digests
+from image_classifier.project import digests, paths
 from image_classifier.project.processes import this_process
 from image_classifier.tracking import connection
 
@@ -170,6 +170,12 @@ def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
         client.log_batch(copy.info.run_id, metrics=metrics[start : start + 1000])
     client.log_batch(copy.info.run_id, params=[Param(*item) for item in run.data.params.items()])
     client.set_terminated(copy.info.run_id)
+
+
+def has_predictions(run_id: str) -> bool:
+    """Return whether a run has its predictions for the validation images: not one of a pipeline."""
+    files = mlflow.MlflowClient().list_artifacts(run_id, "training")
+    return any(file.path.endswith(paths.VALIDATION_PREDICTIONS) for file in files)
 
 
 def overrides_tags(overrides: Sequence[str]) -> dict[str, str]:
