@@ -61,7 +61,7 @@ def callbacks(folder: Path) -> list[keras.callbacks.Callback]:
     """Return the article's callbacks: they save the best model, and stop early."""
     return [
         keras.callbacks.ModelCheckpoint(
-            folder / "article.keras", monitor="val_accuracy", save_best_only=True
+            folder / "article.keras", monitor="val_accuracy", mode="max", save_best_only=True
         ),
-        keras.callbacks.EarlyStopping("val_accuracy", patience=20),
+        keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=20),
     ]

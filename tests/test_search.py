@@ -122,3 +122,39 @@ def test_a_search_minimises_the_validation_loss_and_survives_failing_trials(plac
     assert "model.dropout=0.3" in best["search_space"]
     assert "model.dropout=interval" not in best["search_space"]
     assert {run.data.params["model.dropout"] for run in finished} == {"0.3"}
+
+
+@pytest.mark.slow
+def test_two_commands_in_two_folders_work_on_one_search(project: Project, tmp_path: Path):
+    copies = [copy_of(project, tmp_path / name) for name in ("one", "two")]
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    words = [*SEARCH, "hydra.sweeper.n_trials=6", f"hydra.sweeper.storage={storage}"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "image_classifier", "train", "--multirun", *words],
+            cwd=copy.folder, env=copy.environment | {"MLFLOW_TRACKING_URI": copies[0].store},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for copy in copies
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert parent_of(outputs[0]) == parent_of(outputs[1])
+    assert all("Launching 1 jobs" in output for output in outputs)  # both had work
+    study = optuna.load_study(study_name=None, storage=storage)
+    assert 6 <= len(study.trials) <= 7  # both may begin the last one
+    assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}
+    runs = children(copies[0], parent_of(outputs[0]))
+    assert len(runs) == len(study.trials)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    parent = mlflow.MlflowClient(copies[0].store).get_run(parent_of(outputs[0]))
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["jobs_finished"] == len(runs)
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "none"])
+def test_every_pruner_and_launcher_composes_and_runs(place: Project, pruner: str):
+    words = ["search=compact", f"hydra/sweeper/pruner={pruner}", "hydra/sweeper/sampler=random"]
+    words += ["launch=cores", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=2"]
+    output = place.command("train", "--multirun", *SMALL, "training.epochs=1", *words)
+    assert "2 jobs finished, 0 failed" in output
