@@ -119,6 +119,7 @@ def test_a_search_minimises_the_validation_loss_and_survives_failing_trials(plac
     assert [run.info.run_id for run in registered] == [best["best.run_id"]]
     # what the command fixes is not searched, and is not recorded as searched
     assert "model.dropout is set on the command line: the search does not vary it." in output
+    assert "training.batch_size is set" not in output  # the command gives it several values
     assert "model.dropout=0.3" in best["search_space"]
     assert "model.dropout=interval" not in best["search_space"]
     assert {run.data.params["model.dropout"] for run in finished} == {"0.3"}

@@ -65,10 +65,10 @@ class SweepCallback(Callback):
     def open(self, config: DictConfig) -> None:
         """Open the parent run, and pass its id to the jobs."""
         overrides, sweeper = list(config.hydra.overrides.task), config.hydra.sweeper
-        searched = sweeper.get("params") or {}
-        for name in sorted(set(searched) - set(searched_by_file(config))):
-            print(f"{name} is set on the command line: the search does not vary it.")
         space = search_space(config)
+        for name in sorted(sweeper.get("params") or {}):
+            if any(is_fixed(word) and word.startswith(f"{name}=") for word in overrides):
+                print(f"{name} is set on the command line: the search does not vary it.")
         refuse_other_sections(space)
         compose([first_value(word) for word in space])  # a wrong name or value of Hydra raises here
         launchers.check(config.hydra.launcher)
@@ -78,7 +78,8 @@ class SweepCallback(Callback):
             from image_classifier.sweeps import study  # imports Optuna
 
             opened = study.open_study(key, config.training.monitor, sweeper)
-            print(study.describe(opened, sweeper.n_trials))
+            if begun := study.describe(opened, sweeper.n_trials):
+                print(begun)
         from image_classifier.sweeps import parent_run  # imports MLflow
         from image_classifier.tracking import connection, runs
 
@@ -170,6 +171,11 @@ def lock_or_exit(key: str) -> FileLock:
     except Timeout:
         sys.exit("train: the same sweep is already running in this folder. Wait for it, or end it.")
     return lock
+
+
+def is_fixed(word: str) -> bool:
+    """Return whether an override has a single value."""
+    return not OverridesParser.create().parse_override(word).is_sweep_override()
 
 
 def first_value(word: str) -> str:
