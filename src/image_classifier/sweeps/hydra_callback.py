@@ -20,6 +20,7 @@ from image_classifier.config.schema import Tracking
 from image_classifier.data.manifest import manifest_digest
 from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.project.processes import this_process
 from image_classifier.sweeps import launchers
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class SweepCallback(Callback):
         SweepCallback.parent = parent
         if done:
             print(f"Continuing sweep {parent}: {done} of its jobs are finished already.")
-        variables = {runs.SWEEP_VARIABLE: parent}
+        variables = {runs.SWEEP_VARIABLE: parent, runs.PROCESS_VARIABLE: this_process()}
         if (
             "@" not in connection.uri()
         ):  # not if it contains a password, which Hydra would write to its files

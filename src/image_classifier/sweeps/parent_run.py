@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from image_classifier.config.schema import Tracking, sign_of
 from image_classifier.project import paths
-from image_classifier.project.processes import has_ended
+from image_classifier.project.processes import has_ended, this_process
 from image_classifier.sweeps import results
 from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
@@ -90,10 +90,7 @@ def start(
     if earlier and not given:
         parent = earlier[0].info.run_id
         client.update_run(parent, "RUNNING")
-        for child in children(parent):
-            process = child.data.tags.get(runs.PROCESS)
-            if child.info.status == "RUNNING" and (process is None or has_ended(process)):
-                client.set_terminated(child.info.run_id, "KILLED")
+        close_ended(children(parent))
         return parent, len(finished(parent))
     parent = given or client.create_run(experiment).info.run_id
     tags = {
@@ -105,6 +102,14 @@ def start(
     for name, value in tags.items():
         client.set_tag(parent, name, value)
     return str(parent), 0
+
+
+def close_ended(jobs: Sequence[Run]) -> None:
+    """Close the runs of jobs whose sweep's process has ended, or which this process has run."""
+    for job in jobs:
+        process = job.data.tags.get(runs.PROCESS, this_process())
+        if job.info.status == "RUNNING" and (process == this_process() or has_ended(process)):
+            mlflow.MlflowClient().set_terminated(job.info.run_id, "KILLED")
 
 
 def current() -> str | None:
@@ -245,6 +250,7 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
     """
     connection.connect()
     client = mlflow.MlflowClient()
+    close_ended(children(parent))
     jobs, done = children(parent), finished(parent)
     done_words = [runs.overrides_of(child) for child in done]
     running = [child for child in jobs if child.info.status == "RUNNING"]

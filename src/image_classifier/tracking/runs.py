@@ -31,10 +31,11 @@ from image_classifier.tracking import connection
 SETTINGS_FILE = "config/params.yaml"
 STARTED_FROM = "start_from.run_id"  # the tag with the run whose weights were the first
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
+PROCESS_VARIABLE = "IMAGE_CLASSIFIER_PROCESS"  # the process of the sweep, for its jobs
 TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in a parameter
 
 # tags of a run
-PROCESS = "process"  # the process that trains; see `project.processes`
+PROCESS = "process"  # the process that trains, or whose sweep it is; see `project.processes`
 PRUNED = "pruned_after_epoch"  # a job of a sweep that was stopped because others are better
 REUSED = "reused_from"  # a job of a sweep that is a copy of an earlier, equal training
 # what a copy has of the original, besides its parameters
@@ -93,22 +94,25 @@ def open_training(
     given = os.environ.get("MLFLOW_RUN_ID")  # made by `mlflow run`, in an experiment it chose
     if parent or given:
         experiment = client.get_run(parent or given).info.experiment_id
+    process = os.environ.get(PROCESS_VARIABLE) or this_process()
     earlier = client.search_runs(
         [experiment], f"tags.training_id = '{training_id}'", max_results=1
     ) if training_id else []  # fmt: skip
     if earlier:
         run_id = earlier[0].info.run_id
         client.update_run(run_id, "RUNNING")
-        client.set_tag(run_id, PROCESS, this_process())
+        client.set_tag(run_id, PROCESS, process)
+        if parent:  # the attempt may have been a job of another sweep
+            client.set_tag(run_id, "mlflow.parentRunId", parent)
         if "error" in earlier[0].data.tags:
             client.delete_tag(run_id, "error")  # of the attempt that is continued now
     elif given:
         run_id = given
         client.update_run(run_id, name=short(name))
         client.set_tag(run_id, "training_id", training_id)
-        client.set_tag(run_id, PROCESS, this_process())
+        client.set_tag(run_id, PROCESS, process)
     else:
-        tags = {"training_id": training_id, PROCESS: this_process()} | (
+        tags = {"training_id": training_id, PROCESS: process} | (
             {"mlflow.parentRunId": parent} if parent else {}
         )
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
