@@ -17,6 +17,7 @@ def test_one_command_cross_validates_and_card_and_mlflow_have_the_spread(
     command = ["train", "--multirun", *SHRUNK, "search=folds"]
     output = copy.command(*command)
     assert "10 jobs finished, 0 failed" in output
+    assert "Mean of these settings: best_val_loss" in output
     client, parent = mlflow.MlflowClient(copy.store), parent_of(output)
     jobs = children(copy, parent)
     folds = {(job.data.params["training.fold"], job.data.params["training.seed"]) for job in jobs}

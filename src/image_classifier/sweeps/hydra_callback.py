@@ -128,6 +128,8 @@ def describe(parent: str, result: "SweepResult", is_search: bool) -> str:
             f"{result.best.version or 'not registered'}\nTo make its settings the defaults:\n"
             f"  image-classifier adopt {result.best.run_id} NAME"
         )
+    if result.spread:
+        lines.append(f"Mean of these settings: {result.metric} {result.spread}")
     if result.verdict:
         lines.append(result.verdict.replace("\n\n", "\n").replace("`", ""))
     if result.failed and not is_search:

@@ -43,6 +43,7 @@ class SweepResult:
         failed: The overrides of the other jobs, with the error.
         costs: Sums over the finished jobs: `train_seconds`, `cpu_seconds`, `stored_bytes`.
         best: The best job, or None when no job finished.
+        spread: How much its result varies over folds and seeds, or empty.
         verdict: Whether it beats the others beyond chance, or empty.
     """
 
@@ -53,6 +54,7 @@ class SweepResult:
     failed: dict[str, str]
     costs: dict[str, float] = field(default_factory=dict)
     best: BestJob | None = None
+    spread: str = ""
     verdict: str = ""
 
     @property
@@ -290,6 +292,7 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
             files.append(predictions)
         result.verdict = results.verdict(ranked, result.metric)
         if len(ranked[0].jobs) > 1:
+            result.spread = str(ranked[0].spread)
             results.log_spread(parent, ranked[0], result.metric)
         client.set_tag(parent, "mlflow.note.content", page(result, ranked, pooled))
         for file in files:
