@@ -14,7 +14,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.sweeps import job
-from image_classifier.training import devices, fit, identity, phases
+from image_classifier.training import devices, fit, identity, phases, resume
 from image_classifier.training.checkpoint import Checkpoint
 from image_classifier.training.epoch_file import epoch_file, latest
 from image_classifier.training.progress import Progress
@@ -88,8 +88,12 @@ def test_a_training_that_diverges_stops_with_a_message(
         return model
 
     monkeypatch.setattr(fit, "compiled_model", diverged)
-    with pytest.raises(InputError, match=r"diverged.*Lower optimizer.learning_rate="):
-        job.train_and_register(tiny(f"model={model}"), dataset, empty_project / "output", [])
+    config = tiny(f"model={model}")
+    with (
+        pytest.raises(InputError, match=r"diverged.*Lower optimizer.learning_rate="),
+        resume.claim(config, dataset) as state,
+    ):
+        job.train_and_register(config, dataset, empty_project / "output", state, [])
     assert "Epoch 2/2" not in capsys.readouterr().out
     assert not list(empty_project.glob("runs/unfinished/*/"))
 

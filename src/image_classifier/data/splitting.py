@@ -174,7 +174,11 @@ def assign_folds(
         remarks: Sentences for people are added.
     """
     folds = [-1] * len(items)
-    chosen = [index for index, name in enumerate(splits) if name != "test"]
+    # ordered by content: the same images in other folders have the same folds
+    chosen = sorted(
+        (index for index, name in enumerate(splits) if name != "test"),
+        key=lambda index: (items[index].digest, items[index].label, items[index].path),
+    )
     labels = [items[index].label for index in chosen]
     groups = [items[index].component for index in chosen]
     for label in sorted(set(labels)):
