@@ -180,7 +180,8 @@ def assign_folds(
         key=lambda index: (items[index].digest, items[index].label, items[index].path),
     )
     labels = [items[index].label for index in chosen]
-    groups = [items[index].component for index in chosen]
+    numbers: dict[int, int] = {}  # of the components, in this order
+    groups = [numbers.setdefault(items[index].component, len(numbers)) for index in chosen]
     for label in sorted(set(labels)):
         number = len({group for group, own in zip(groups, labels, strict=True) if own == label})
         if number < split.folds:

@@ -82,19 +82,16 @@ def start(
     """
     experiment = connection.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
-    earlier = client.search_runs(
-        [experiment],
-        f"tags.sweep_key = '{key}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # set by `mlflow run`: the jobs must not use it
-    if earlier and not given:
-        parent = earlier[0].info.run_id
+    if (parent := oldest(experiment, key)) and not given:
         client.update_run(parent, "RUNNING")
         close_ended(children(parent))
         return parent, len(finished(parent))
-    parent = given or client.create_run(experiment).info.run_id
+    parent = str(given or client.create_run(experiment, tags={"sweep_key": key}).info.run_id)
+    first = oldest(experiment, key)
+    if first and first != parent and not given:  # another machine began the sweep at this moment
+        client.delete_run(parent)
+        return first, 0
     tags = {
         "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
         "sweep_key": key,
@@ -103,7 +100,18 @@ def start(
     }
     for name, value in tags.items():
         client.set_tag(parent, name, value)
-    return str(parent), 0
+    return parent, 0
+
+
+def oldest(experiment: str, key: str) -> str | None:
+    """Return the run of the sweep with a key that began first, or None."""
+    found = mlflow.MlflowClient().search_runs(
+        [experiment],
+        f"tags.sweep_key = '{key}'",
+        order_by=["attributes.start_time", "attributes.run_id"],
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None
 
 
 def close_ended(jobs: Sequence[Run]) -> None:

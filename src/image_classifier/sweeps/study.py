@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 
 import optuna
 from hydra.utils import instantiate
@@ -16,6 +17,7 @@ from image_classifier.project.processes import has_ended, this_process
 VARIABLE = "IMAGE_CLASSIFIER_TRIAL"  # for a job: the study's name and the number of its trial
 OWNER = "process"  # the process that waits for the result of a trial
 PRUNED = "pruned_after_epoch"
+ATTEMPTS = 3  # to open a study
 RUNNING = optuna.trial.TrialState.RUNNING
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the jobs print what happens
@@ -35,20 +37,24 @@ def open_study(name: str, monitor: str, sweeper: DictConfig) -> optuna.Study:
     file = paths.project() / "runs" / "searches" / f"{name[:32]}.db"
     file.parent.mkdir(parents=True, exist_ok=True)
     url = sweeper.storage or f"sqlite:///{file}"
-    try:
-        return optuna.create_study(
-            storage=optuna.storages.RDBStorage(url),
-            pruner=instantiate(sweeper.pruner),
-            study_name=name,
-            direction="minimize" if sign_of(monitor) == 1 else "maximize",
-            load_if_exists=True,
-        )
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        where = "hydra.sweeper.storage" if sweeper.storage else str(file)
-        raise InputError(
-            f"{where}: the study of the search cannot be opened ({error}). Give the address of a "
-            f"database, such as postgresql://user@host/name, or null for a file in runs/searches."
-        ) from None
+    for attempt in range(ATTEMPTS):
+        try:
+            return optuna.create_study(
+                storage=optuna.storages.RDBStorage(url),
+                pruner=instantiate(sweeper.pruner),
+                study_name=name,
+                direction="minimize" if sign_of(monitor) == 1 else "maximize",
+                load_if_exists=True,
+            )
+        except (SQLAlchemyError, ImportError, ValueError) as caught:
+            error = caught
+            # another machine may create the tables of a new database at the same moment
+            time.sleep(attempt)
+    where = "hydra.sweeper.storage" if sweeper.storage else str(file)
+    raise InputError(
+        f"{where}: the study of the search cannot be opened ({error}). Give the address of a "
+        f"database, such as postgresql://user@host/name, or null for a file in runs/searches."
+    )
 
 
 def own(trial: optuna.Trial) -> optuna.Trial:
