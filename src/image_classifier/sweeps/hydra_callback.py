@@ -131,7 +131,10 @@ def describe(parent: str, result: "SweepResult", is_search: bool) -> str:
     if result.spread:
         lines.append(f"Mean of these settings: {result.metric} {result.spread}")
     if result.verdict:
-        lines.append(result.verdict.replace("\n\n", "\n").replace("`", ""))
+        first, *others = result.verdict.replace("`", "").split("\n\n")
+        lines.append(first)
+        if others:
+            lines.append("The other comparisons are on the page of the sweep in MLflow.")
     if result.failed and not is_search:
         lines.append("Run the same command again to run only the jobs that are not finished.")
     return "\n".join(lines)
