@@ -67,9 +67,8 @@ class OptunaSearch(Sweeper):
         from image_classifier.sweeps import study as studies
         from image_classifier.sweeps.hydra_callback import sweep_key
 
-        words = [f"{name}={values}" for name, values in self.params.items()]
-        words += arguments
-        overrides = OverridesParser.create().parse_overrides(words)
+        searched = [f"{name}={values}" for name, values in self.params.items()]
+        overrides = OverridesParser.create().parse_overrides(searched + arguments)
         latest = {override.get_key_element(): override for override in overrides}
         space = {name: given for name, given in latest.items() if given.is_sweep_override()}
         fixed = [str(given.input_line) for name, given in latest.items() if name not in space]

@@ -28,7 +28,10 @@ def watched(path: Any) -> Any:
 
 
 def _is_tracked(path: Path) -> bool:
-    """Return whether the copies have a path of the project, or there are no copies without git."""
+    """Return whether git or DVC tracks a path, so that copies of the project have it.
+
+    Without git there are no copies: the result is True.
+    """
     if not paths.is_inside(path):
         return False
     names = [path, *(f"{part}.dvc" for part in (path, *path.parents) if part.name)]

@@ -48,7 +48,9 @@ class Spread:
         """Return the mean with its interval, in words."""
         if np.isnan(self.low):
             return f"{self.mean:.4f}"  # of one training
-        of = f"{self.folds} folds, {self.seeds} seeds" if self.folds else f"{self.seeds} seeds"
+        of = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        if self.folds:
+            of = f"{self.folds} folds, {of}"
         return (
             f"{self.mean:.4f} ± {self.deviation:.4f} ({of}; 95% interval of the mean "
             f"{self.low:.4f} to {self.high:.4f})"

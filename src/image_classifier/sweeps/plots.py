@@ -17,10 +17,10 @@ from optuna.visualization import matplotlib as optuna_plots
 from image_classifier.config.schema import sign_of
 from image_classifier.project.plotting import save
 
-ENOUGH = 10  # jobs; with fewer, the importance of a setting means nothing
 # the plots of Optuna have been experimental since version 2
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
+ENOUGH = 10  # jobs; with fewer, the importance of a setting means nothing
 SPAN = 10  # numbers from x to 10 x or more may have a logarithmic axis
 
 Columns = Mapping[str, Sequence[str]]

@@ -65,7 +65,7 @@ def own(trial: optuna.Trial) -> optuna.Trial:
 
 def running_trial(study: optuna.Study, number: int) -> optuna.Trial:
     """Return a trial that another process began."""
-    # Optuna has no public way to it
+    # Optuna has no public function for it
     return optuna.Trial(study, study.trials[number]._trial_id)
 
 
