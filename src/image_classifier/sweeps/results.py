@@ -209,7 +209,7 @@ def write_out_of_fold(ranked: Sequence[Recipe], path: Path) -> dict[str, str]:
     predicted.
 
     Returns:
-        For each recipe with all folds, the balanced accuracy of these predictions in words, with
+        For each recipe with two folds or more, the balanced accuracy of these predictions in words, with
         its 95% bootstrap interval. Empty, and no file is written, without such a recipe.
     """
     found = {}

@@ -87,6 +87,9 @@ def is_kept(tags: Mapping[str, str], tracking: Tracking) -> bool:
     Args:
         tags: The tags of the training's run.
         tracking: `register_models` says what is wanted.
+
+    Raises:
+        MlflowException: MLflow does not answer, so it is not known.
     """
     address = tags.get("registered_version", "")
     if tracking.register_models == "none":
@@ -97,7 +100,11 @@ def is_kept(tags: Mapping[str, str], tracking: Tracking) -> bool:
         return False
     try:
         mlflow.models.get_model_info(address)
-    except (MlflowException, OSError):  # somebody deleted it
+    except MlflowException as error:
+        if not connection.is_refusal(error):
+            raise
+        return False  # somebody deleted it
+    except OSError:  # somebody deleted its files
         return False
     return True
 
