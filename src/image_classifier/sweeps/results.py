@@ -209,8 +209,9 @@ def write_out_of_fold(ranked: Sequence[Recipe], path: Path) -> dict[str, str]:
     predicted.
 
     Returns:
-        For each recipe with two folds or more, the balanced accuracy of these predictions in words, with
-        its 95% bootstrap interval. Empty, and no file is written, without such a recipe.
+        For each recipe with two folds or more, the balanced accuracy of these predictions in
+        words, with its 95% bootstrap interval. Empty, and no file is written, without such a
+        recipe.
     """
     found = {}
     clusters = {row.path: row.cluster for row in read_manifest()}
