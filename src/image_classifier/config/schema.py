@@ -531,6 +531,24 @@ class Evaluation(Section):
         "the images. A shortcut is suspected when the probe is clearly better than chance, and its "
         "lead over chance is at least this fraction of the model's lead over chance."
     )
+    coverage: Fraction = Field(
+        description="Each prediction lists the plausible classes. For this share of the images "
+        "from the same source, the true class is among them. The validation images decide how "
+        "probable a plausible class is."
+    )
+    unknown: list[Literal["ambiguous", "unusual"]] = Field(
+        description="When a prediction is `unknown` instead of a class. `ambiguous`: the predicted "
+        "class is not the only plausible one. `unusual`: the image is unlike the training images, "
+        "see `unusual_percentile`. `[]`: never."
+    )
+    unusual_percentile: Annotated[float, Field(gt=0, lt=100)] = Field(
+        description="An image is unusual when it is less like the training images than this "
+        "percentage of the validation images."
+    )
+    remember_images: bool = Field(
+        description="Stores digests of the training and validation images with the model. "
+        "Predictions then say whether the model has seen the image, or a near duplicate of it."
+    )
 
 
 class Promotion(Section):
