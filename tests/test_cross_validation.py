@@ -65,5 +65,11 @@ def test_one_command_cross_validates_and_card_and_mlflow_have_the_spread(
     assert "Cross-validation with these settings, balanced accuracy" in card
     assert "5 folds, 2 seeds" in card
 
+    # and all labels are checked: test images by the model, the others by the folds
+    checked = copy.read("build/evaluate/report.json")["label_errors"]
+    assert checked["by_folds"]
+    assert checked["images"] == checked["of"] == len(rows)
+    assert {entry["predictions"] for entry in checked["first"]} <= {1, 2}
+
     # a wrong fold is refused, before anything is trained
     assert "the folds are 0 to 4" in copy.command("train", *SHRUNK, "training.fold=5", code=1)

@@ -17,6 +17,7 @@ def write(report: Mapping[str, Any]) -> str:
         f"# Model card: {report['version'].removeprefix('models:/')}",
         introduction(report),
         "## Data\n\n" + data(report),
+        "## Label errors\n\n" + label_errors(report),
         "## Test metrics\n\n" + test_metrics(report),
         "## Variation\n\n" + variation(report),
         "## Shortcuts\n\n" + shortcuts(report),
@@ -111,6 +112,47 @@ def data(report: Mapping[str, Any]) -> str:
     if report["skipped"]:
         lines.append(f"\nSkipped files: {report['skipped']}, see `data/skipped.csv` of the run.")
     return "\n".join(lines)
+
+
+def label_errors(report: Mapping[str, Any]) -> str:
+    """Return how many labels are suspected to be wrong, the first ones, and what to do."""
+    found = report["label_errors"]
+    checked = f"{found['images']} of {found['of']} images were checked"
+    if found["by_folds"]:
+        checked += ", by models of a cross-validation that were not trained on them."
+    else:
+        checked += (
+            ": only those of validation and test, because the model was trained on the others. "
+            "`image-classifier train --multirun search=folds` checks all, then `dvc repro -f -s "
+            "evaluate` writes it here."
+        )
+    complete = "`evaluation/suspected_labels.csv` of the run lists the labels that fit least."
+    if not found["suspected"]:
+        return f"No label is suspected to be wrong. {checked} {complete}"
+    splits = ", ".join(
+        f"{entry['suspected']} in {split}"
+        for split, entry in found["by_split"].items()
+        if entry["suspected"]
+    )
+    suspected = [entry for entry in found["first"] if entry["suspected"] == "yes"]
+    rows = [
+        [
+            f"`{entry['path']}`", entry["label"], entry["likely_label"],
+            f"{entry['probability_of_label']:.1%}",
+            f"{entry['probability_of_likely_label']:.1%}",
+        ]
+        for entry in suspected[:LISTED]
+    ]  # fmt: skip
+    header = ["image", "label", "likely label", "probability of the label", "of the likely label"]
+    return (
+        f"**{found['suspected']} labels are probably wrong** ({splits}). Estimated share of wrong "
+        f"labels: {found['estimated_share']:.1%}. {checked} The first ones:\n\n"
+        + table(header, rows)
+        + f"\n\n{complete} Look at the image: it may also be an unusual one. If the label is "
+        f"wrong, add a line `path,label,reason` to corrections.csv (the label `drop` leaves the "
+        f"image out), then `dvc repro`. Corrections of test labels that only follow the model make "
+        f"its test metrics too good: look at other test images, too."
+    )
 
 
 def near_pairs(duplicates: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """evaluate: chooses the decision threshold, measures the model on the test images, registers it.
 
 Reads the trained model, the prepared images and the external sets. Writes metrics with intervals,
-predictions, plots, probes for shortcuts, results on the external sets, heat maps and a model card,
-and logs all of it to the training's MLflow run.
+predictions, suspected label errors, plots, probes for shortcuts, results on the external sets, heat
+maps and a model card, and logs all of it to the training's MLflow run.
 
 A registered version never changes: with another threshold or temperature the same weights are
 registered again, as a new version.
@@ -21,7 +21,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
 from image_classifier.data.labels import UNKNOWN
 from image_classifier.errors import InputError
-from image_classifier.evaluation import external_sets, model_card, plots
+from image_classifier.evaluation import external_sets, label_errors, model_card, plots
 from image_classifier.evaluation.doubt import know_images, measure_doubt
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
@@ -54,7 +54,7 @@ def evaluate(config: Config) -> None:
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.classifier import Classifier, write_metadata
-    from image_classifier.tracking import connection, registry, runs
+    from image_classifier.tracking import connection, out_of_fold, registry, runs
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -84,6 +84,8 @@ def evaluate(config: Config) -> None:
         version = registry.register(config, dataset, model, validated)
         report |= {"version": version.uri, "run_id": version.run_id}
         report["variation"] = variation(version.run_id)
+        unseen = out_of_fold.unseen_predictions(version.run_id, dataset, validation, test)
+        report["label_errors"] = label_errors.write(dataset, unseen, paths.SUSPECTED_LABELS)
         new_file(paths.REPORT).write_text(json.dumps(report, indent=2) + "\n")
         card = model_card.write(report)
         new_file(paths.MODEL_CARD).write_text(card)
@@ -99,9 +101,12 @@ def evaluate(config: Config) -> None:
         runs.log_metrics(class_metrics(report))  # not as tags: each would be a request
         registry.set_description(version, card)
         runs.log_files(
-            [*plots.FILES, paths.PREDICTIONS, paths.ROC_POINTS, paths.REPORT, paths.MODEL_CARD],
+            [
+                *plots.FILES, paths.PREDICTIONS, paths.ROC_POINTS, paths.SUSPECTED_LABELS,
+                paths.REPORT, paths.MODEL_CARD,
+            ],
             "evaluation",
-        )
+        )  # fmt: skip
 
     record = {
         "name": version.name,

@@ -1,7 +1,6 @@
 """What a sweep found: a table of its jobs, plots, and a text for its page in the MLflow UI."""
 
 import csv
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -17,9 +16,9 @@ from image_classifier.data.manifest import read_manifest
 from image_classifier.evaluation.bootstrap import intervals
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.evaluation.spread import Difference, Result, Spread, difference, spread
-from image_classifier.project import paths
 from image_classifier.sweeps import plots
 from image_classifier.tracking import repeats, runs
+from image_classifier.tracking.out_of_fold import out_of_fold
 
 CHANCE = ("training.seed", "training.fold")  # jobs that differ only in these differ by chance
 COSTS = ("train_seconds", "cpu_seconds", "stored_bytes")
@@ -246,28 +245,6 @@ def write_out_of_fold(ranked: Sequence[Recipe], path: Path) -> dict[str, str]:
                 image, label, choice, values = row
                 writer.writerow([name, image, classes[label], classes[choice], *map(float, values)])
     return found
-
-
-def out_of_fold(
-    jobs: Sequence[Run],
-) -> tuple[list[str], dict[str, str], dict[str, list[list[float]]]]:
-    """Return the classes, and by image its class and the probabilities that each job predicts."""
-    client = mlflow.MlflowClient()
-    classes: list[str] = []
-    actual: dict[str, str] = {}
-    probabilities: dict[str, list[list[float]]] = {}
-    for job in jobs:
-        original = job.data.tags.get(runs.REUSED, job.info.run_id)
-        with tempfile.TemporaryDirectory() as folder:
-            name = f"training/{paths.VALIDATION_PREDICTIONS}"
-            file = Path(client.download_artifacts(original, name, folder))
-            with file.open(newline="") as opened:
-                for row in csv.DictReader(opened):
-                    classes = [name[2:] for name in row if name.startswith("p_")]
-                    actual[row["path"]] = row["actual"]
-                    values = [float(row[f"p_{name}"]) for name in classes]
-                    probabilities.setdefault(row["path"], []).append(values)
-    return classes, actual, probabilities
 
 
 def log_spread(parent: str, best: Recipe, metric: str) -> None:

@@ -17,8 +17,8 @@ def result_of(run: Run, metric: str) -> Result:
     )
 
 
-def same_recipe(run_id: str, metric: str) -> list[Result]:
-    """Return the results of the trainings that differ from a run in fold and seed only.
+def runs_of_recipe(run_id: str, metric: str) -> list[Run]:
+    """Return the trainings that differ from a run in fold and seed only, and have a metric.
 
     The run itself is among them; of several with the same fold and seed, the oldest counts.
     """
@@ -30,6 +30,17 @@ def same_recipe(run_id: str, metric: str) -> list[Result]:
         f"attributes.status = 'FINISHED' AND tags.recipe_key = '{recipe}'",
         order_by=["attributes.start_time DESC"],
     )
-    known = [other for other in (run, *found) if metric in other.data.metrics]
-    results = [result_of(other, metric) for other in known if runs.PRUNED not in other.data.tags]
-    return list({(result.fold, result.seed): result for result in results}.values())
+    known = [
+        other
+        for other in (run, *found)
+        if metric in other.data.metrics and runs.PRUNED not in other.data.tags
+    ]
+    varied = ("training.fold", "training.seed")
+    return list(
+        {tuple(other.data.params[name] for name in varied): other for other in known}.values()
+    )
+
+
+def same_recipe(run_id: str, metric: str) -> list[Result]:
+    """Return the results of the trainings of `runs_of_recipe`."""
+    return [result_of(run, metric) for run in runs_of_recipe(run_id, metric)]
