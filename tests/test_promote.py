@@ -33,9 +33,12 @@ BRIGHTNESS = {"NORMAL": range(4, 124, 3), "COVID19": range(132, 252, 3)}
 
 @pytest.fixture
 def registry(
-    empty_project: Path, monkeypatch: pytest.MonkeyPatch, tracking_server: str
+    empty_project: Path, monkeypatch: pytest.MonkeyPatch, tracking_server: str, name: str
 ) -> mlflow.MlflowClient:
-    """Eighty test images of one brightness each: only the bright ones are positive."""
+    """Eighty test images of one brightness each: only the bright ones are positive.
+
+    Each test has contents of its own, so no other test has looked at its test set.
+    """
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_server)
     rows = []
     for label, values in BRIGHTNESS.items():
@@ -43,7 +46,7 @@ def registry(
             path = Path(label) / f"{value}.png"
             (paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (value,) * 3).save(paths.RAW / path)
-            rows.append(row(str(path), label, "test"))
+            rows.append(row(str(path), label, "test", f"{name} {path}"))
     rows.append(row("NORMAL/v.png", "NORMAL", "validation"))
     write_manifest(rows)
     paths.DUPLICATES.write_text("first,second,kind,distance,leaks\n")
@@ -111,6 +114,10 @@ def evaluated(
         "chance": {"balanced_accuracy": 0.5},
         "duplicate_distance": 58,
         "recalls": dict(zip(chosen.classes, recalls, strict=True)),
+        "recall_intervals": {
+            label: {"value": recall, "low": recall - 0.1, "high": recall + 0.1}
+            for label, recall in zip(chosen.classes, recalls, strict=True)
+        },
     }  # fmt: skip
     paths.EVALUATE.mkdir(parents=True, exist_ok=True)
     (paths.EVALUATE / paths.METRICS).write_text(json.dumps(metrics))

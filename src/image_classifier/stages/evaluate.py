@@ -18,6 +18,7 @@ from typing import Any
 
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
+from image_classifier.data.manifest import test_digest
 from image_classifier.evaluation import external_sets, model_card, plots
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
@@ -49,7 +50,7 @@ def evaluate(config: Config) -> None:
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.classifier import Classifier, write_metadata
-    from image_classifier.tracking import connection, registry, runs
+    from image_classifier.tracking import connection, ledger, registry, runs
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -66,15 +67,18 @@ def evaluate(config: Config) -> None:
         test = predict_split(classifier, dataset, "test")
         report = make_report(config, dataset, classifier, validation, test)
 
+        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
+        version = registry.register(config, dataset, model, validated)
+        # before anything of the test images is stored or shown: a kill loses no look
+        known = ledger.mark_evaluation(version, test_digest(dataset.rows)).record()
+
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"
         )
         write_predictions(dataset, test, paths.PREDICTIONS)
         plots.plot_all(dataset, classifier, test)
 
-        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
-        version = registry.register(config, dataset, model, validated)
-        report |= {"version": version.uri, "run_id": version.run_id}
+        report |= {"version": version.uri, "run_id": version.run_id, "ledger": known}
         report["variation"] = variation(version.run_id)
         new_file(paths.REPORT).write_text(json.dumps(report, indent=2) + "\n")
         card = model_card.write(report)
@@ -107,6 +111,10 @@ def evaluate(config: Config) -> None:
         "recalls": {
             label: entry["recall"]["value"] for label, entry in report["classes_test"].items()
         },
+        "recall_intervals": {
+            label: entry["recall"] for label, entry in report["classes_test"].items()
+        },
+        "ledger": known,
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost
