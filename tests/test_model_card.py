@@ -44,6 +44,14 @@ def test_a_suspected_shortcut_is_reported_with_its_leading_feature(report: dict)
     assert warning in model_card.summary(report)
 
 
+def test_the_looks_at_the_test_set_are_said_and_that_fresh_images_are_due(report: dict):
+    sentence = "was looked at once: 1 version evaluated, 0 decisions of the gate."
+    assert sentence in model_card.write(report)
+    assert "Fresh test images are due" not in model_card.write(report)
+    report["ledger"]["looks"] = 30
+    assert "**Fresh test images are due: after 30 looks" in model_card.write(report)
+
+
 def test_a_model_that_answers_one_class_only_is_said(report: dict):
     report["confusion"] = [[40, 0], [40, 0]]
     report["test"]["balanced_accuracy"]["value"] = 0.5

@@ -278,6 +278,10 @@ def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(ch
     assert versions[0].tags["temperature"] == "1" != versions[1].tags["temperature"]
     assert versions[1].tags["threshold"] == "1"
     assert len({version.run_id for version in versions}) == 1
+    assert (before["ledger"]["looks"], after["ledger"]["looks"]) == (1, 2)
+    judged = changed.read("build/promote/decision.json")["ledger"]
+    assert (judged["look"], judged["looks"], judged["decisions"]) == (2, 2, 2)
+    assert "2 versions evaluated" in " ".join(changed.command("summary").split())
     assert changed.read("build/evaluate/metrics.json")["sensitivity"] == 0
 
 

@@ -28,6 +28,13 @@ def swept(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     return copy
 
 
+def test_the_jobs_of_a_sweep_are_no_looks_at_the_test_images(swept: Project):
+    jobs = children(swept, parent_of(swept.output))
+    assert len(jobs) == 3
+    marks = [tag for job in jobs for tag in job.data.tags if tag.startswith(("test_", "eval"))]
+    assert not marks
+
+
 def test_a_job_with_a_wrong_setting_is_a_failed_run_with_its_error(swept: Project):
     assert "2 jobs finished, 1 failed" in swept.output
     assert "failed:" in swept.output

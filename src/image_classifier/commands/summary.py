@@ -8,6 +8,7 @@ from typing import Any
 
 from image_classifier.config.compose import PARAMS, config_of, load
 from image_classifier.errors import InputError
+from image_classifier.evaluation import looks
 from image_classifier.evaluation.model_card import HEADLINE, number, one_sided
 from image_classifier.project import paths
 
@@ -52,6 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(wrapped("Test        ", ", ".join(test_metrics(report))))
     for warning in one_sided(report):
         print(wrapped("            ", warning))
+    if report["ledger"]["looks"] > 1:
+        print(wrapped("            ", looks.sentence(report["ledger"])))
+        if due := looks.due(report["ledger"]):
+            print(wrapped("            ", due))
     print(f"MLflow run  {trained['run_id']}")
     print(f"Registered  {uri}")
     if decision["champion"]:

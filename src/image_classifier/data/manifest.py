@@ -1,8 +1,11 @@
 """The manifest: a CSV file with one row for each image."""
 
 import csv
+import hashlib
+import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -101,6 +104,15 @@ def _is_inside(path: str) -> bool:
     parts = Path(path).parts
     inside = bool(parts) and ".." not in parts and not Path(path).is_absolute()
     return inside and is_printable(path)
+
+
+def test_digest(rows: Iterable[ImageRow]) -> str:
+    """Return the SHA-256 of a test set: of the contents and labels of its images.
+
+    It does not change with paths, groups, sources, or images of the other splits.
+    """
+    images = sorted((row.sha256, row.label) for row in rows if row.split == "test")
+    return hashlib.sha256(json.dumps(images).encode()).hexdigest()
 
 
 def manifest_digest() -> str:

@@ -120,9 +120,9 @@ def _exact(
     return exact_interval(int(value) * independent, independent)
 
 
-def exact_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the exact 95% interval of a proportion (Clopper and Pearson, Biometrika 26, 1934)."""
-    interval = binomtest(successes, trials).proportion_ci(0.95, method="exact")
+def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a proportion (Clopper and Pearson, Biometrika 26, 1934)."""
+    interval = binomtest(successes, trials).proportion_ci(level, method="exact")
     return float(interval.low), float(interval.high)
 
 
@@ -142,22 +142,46 @@ def share_interval(chosen: npt.NDArray[np.bool_], clusters: Sequence[str]) -> di
     return {"value": value, "low": low, "high": high}
 
 
-def certain_mean_recall(images: Sequence[int]) -> float:
-    """Return the lower end of the exact 95% interval of the mean recall, if all images are right.
+def certain_low(metric: str, labels: Sequence[str], clusters: Sequence[str], level: float) -> float:
+    """Return the lower end of the exact interval of a metric whose value is 1.
+
+    For balanced accuracy see `certain_mean_recall`; accuracy has the binomial interval. For the
+    mean F1 the lower ends of the precision and recall of a class are equal, because all images are
+    right; their mean is not above the true lower end, where not all classes are worst at once.
+
+    Args:
+        metric: `accuracy`, `balanced_accuracy` or `f1_macro`.
+        labels: The class of each test image.
+        clusters: The cluster of each; a cluster counts once.
+        level: The level of the interval, such as 0.95.
+    """
+    names = np.asarray(clusters)
+    images = [len(np.unique(names[np.asarray(labels) == label])) for label in np.unique(labels)]
+    if metric == "balanced_accuracy":
+        return certain_mean_recall(images, level)
+    if metric == "f1_macro":
+        return float(np.mean([exact_interval(number, number, level)[0] for number in images]))
+    independent = len(np.unique(names))
+    return exact_interval(independent, independent, level)[0]
+
+
+def certain_mean_recall(images: Sequence[int], level: float = 0.95) -> float:
+    """Return the lower end of the exact interval of the mean recall, if all images are right.
 
     With recalls p, all images are right with the probability of the product of p ** images. The
-    result is the smallest mean of recalls for which this is at least 2.5%, as in the interval of
-    Clopper and Pearson, which it equals for one class. By Lagrange, the recalls of that mean are
-    proportional to the numbers of images, and at most 1.
+    result is the smallest mean of recalls for which this is at least half of 1 - level, as in the
+    interval of Clopper and Pearson, which it equals for one class. By Lagrange, the recalls of that
+    mean are proportional to the numbers of images, and at most 1.
 
     Args:
         images: The number of independent images of each class, at least 1.
+        level: The level of the interval.
     """
     numbers = np.asarray(images, float)
 
     def logarithm(factor: float) -> float:
         recalls = np.minimum(1.0, factor * numbers)
-        return float(np.sum(numbers * np.log(recalls)) - np.log(0.025))
+        return float(np.sum(numbers * np.log(recalls)) - np.log((1 - level) / 2))
 
     factor = brentq(logarithm, 1e-12, 1 / numbers.min())
     return float(np.minimum(1.0, factor * numbers).mean())

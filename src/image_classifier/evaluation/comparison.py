@@ -11,6 +11,7 @@ from image_classifier.data.manifest import ImageRow
 from image_classifier.data.near_duplicates import Pair, component_ids, have_near
 from image_classifier.errors import InputError
 from image_classifier.evaluation.bootstrap import percentiles, resample
+from image_classifier.evaluation.looks import widened
 from image_classifier.evaluation.metrics import balanced_accuracy, f1_macro
 from image_classifier.project import paths
 
@@ -33,8 +34,10 @@ class Comparison:
         left_out: The number of other test images, which the champion has seen.
         challenger: The challenger's value of the metric.
         champion: The champion's value.
-        difference_low: Lower end of the 95% bootstrap interval of the difference.
+        difference_low: Lower end of the bootstrap interval of the difference.
         difference_high: Upper end of that interval.
+        differing: The number of independent images on which only one of the two is right.
+        level: The level of the interval; see `looks.level_of_look`.
     """
 
     champion_version: str
@@ -45,6 +48,8 @@ class Comparison:
     champion: float
     difference_low: float
     difference_high: float
+    differing: int
+    level: float
 
 
 def unseen(
@@ -104,16 +109,19 @@ def difference(
     rows: Sequence[ImageRow],
     challenger: Sequence[str],
     champion: Sequence[str],
-) -> tuple[float, float, float, float]:
-    """Return the metric of two versions, and the 95% interval of the difference.
+    level: float,
+) -> tuple[float, float, float, float, int]:
+    """Return the metric of two versions, the interval of the difference, and where they differ.
 
-    Both are scored on the same bootstrap samples of the images.
+    Both are scored on the same bootstrap samples of the images. The last number is that of the
+    clusters with an image on which only one of the two is right.
 
     Args:
         metric: One of `METRICS`.
         rows: The test images.
         challenger: The class that the challenger predicts for each.
         champion: The class that the champion predicts for each.
+        level: The level of the interval, which is widened from 95% (`looks.widened`).
     """
     score = METRICS[metric]
     names = sorted({row.label for row in rows} | set(challenger) | set(champion))
@@ -129,4 +137,8 @@ def difference(
         score(labels[sample], ours[sample]) - score(labels[sample], theirs[sample])
         for sample in resample([row.cluster for row in rows])
     ]
-    return score(labels, ours), score(labels, theirs), *percentiles(differences)
+    values = score(labels, ours), score(labels, theirs)
+    ends = widened(values[0] - values[1], *percentiles(differences), level)
+    one_right = (ours == labels) != (theirs == labels)
+    differing = {row.cluster for row, differs in zip(rows, one_right, strict=True) if differs}
+    return *values, max(-1.0, ends[0]), min(1.0, ends[1]), len(differing)

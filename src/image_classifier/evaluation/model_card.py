@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_classifier.data.labels import SPLITS
+from image_classifier.evaluation import looks
 
 HEADLINE = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
 SOURCES = 20  # in the table; the complete list is in report.json
@@ -174,7 +175,8 @@ def test_metrics(report: Mapping[str, Any]) -> str:
     images = sum(map(sum, report["confusion"]))
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     parts = [
-        f"On {images} test images; 95% intervals from a bootstrap, resampled by {drawn}.\n",
+        f"On {images} test images; 95% intervals from a bootstrap, resampled by {drawn}. "
+        f"{looked_at(report)}\n",
         table(["metric", "value", "95% interval", "chance"], rows),
         "",
         *(f"**{warning}**\n" for warning in one_sided(report)),
@@ -208,6 +210,12 @@ def test_metrics(report: Mapping[str, Any]) -> str:
         if len(largest) > SOURCES:
             parts.append(f"\n{len(largest) - SOURCES} smaller sources are in `report.json`.")
     return "\n".join(parts)
+
+
+def looked_at(report: Mapping[str, Any]) -> str:
+    """Return how often the test set was looked at, and whether fresh images are due."""
+    due = looks.due(report["ledger"])
+    return looks.sentence(report["ledger"]) + (f" **{due}**" if due else "")
 
 
 def interval(entry: Mapping[str, float | None]) -> str:

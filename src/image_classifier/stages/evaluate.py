@@ -20,6 +20,7 @@ from image_classifier import known_images
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
 from image_classifier.data.labels import UNKNOWN
+from image_classifier.data.manifest import test_digest
 from image_classifier.errors import InputError
 from image_classifier.evaluation import external_sets, label_errors, model_card, plots
 from image_classifier.evaluation.doubt import know_images, measure_doubt
@@ -54,7 +55,7 @@ def evaluate(config: Config) -> None:
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.classifier import Classifier, write_metadata
-    from image_classifier.tracking import connection, out_of_fold, registry, runs
+    from image_classifier.tracking import connection, ledger, out_of_fold, registry, runs
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -74,15 +75,18 @@ def evaluate(config: Config) -> None:
         report = make_report(config, dataset, classifier, validation, test)
         report["doubt"] = measure_doubt(classifier, known, test)
 
+        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
+        version = registry.register(config, dataset, model, validated)
+        # before anything of the test images is stored or shown: a kill loses no look
+        looked = ledger.mark_evaluation(version, test_digest(dataset.rows)).record()
+
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"
         )
         write_predictions(dataset, test, paths.PREDICTIONS)
         plots.plot_all(dataset, classifier, test)
 
-        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
-        version = registry.register(config, dataset, model, validated)
-        report |= {"version": version.uri, "run_id": version.run_id}
+        report |= {"version": version.uri, "run_id": version.run_id, "ledger": looked}
         report["variation"] = variation(version.run_id)
         unseen = out_of_fold.unseen_predictions(version.run_id, dataset, validation, test)
         report["label_errors"] = label_errors.write(dataset, unseen, paths.SUSPECTED_LABELS)
@@ -120,6 +124,10 @@ def evaluate(config: Config) -> None:
         "recalls": {
             label: entry["recall"]["value"] for label, entry in report["classes_test"].items()
         },
+        "recall_intervals": {
+            label: entry["recall"] for label, entry in report["classes_test"].items()
+        },
+        "ledger": known,
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost
