@@ -127,7 +127,7 @@ def evaluate(config: Config) -> None:
         "recall_intervals": {
             label: entry["recall"] for label, entry in report["classes_test"].items()
         },
-        "ledger": known,
+        "ledger": looked,
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost
