@@ -39,15 +39,14 @@ ALIKE = 0.05  # a value that a larger share of the images has nearly is how the 
 # photographs of clothing: see the test, and the limits of `sharpness_of`.
 BLANK = 3.0  # contrast in grey levels, and ...
 BLANK_SHARE = 0.1  # ... at most this share of the median contrast
-DARK, BRIGHT = 40, 215  # brightness, of 255
+DARK, BRIGHT = 50, 205  # brightness, of 255
 FACTOR = 2.0  # light, its lack, or sharpness is at most half of the median
 PIXELS = 4.0  # four times the median number of pixels, or a quarter
-ASPECT = 1.5  # an aspect ratio so many times as large or small as the median
+ASPECT = 1.5  # long side by short side, so many times the median
 
 LARGE_GROUP = 0.1  # share of the images of a split or class
 
 Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -117,43 +116,51 @@ def unlike_the_others(
     deep = np.array([is_deep(f.facts.mode) or f.facts.format == "DICOM" for f in files], bool)
     found: list[tuple[int, Kind, str]] = []
 
-    def add(kind: Kind, chosen: Indices, detail: Callable[[int], str]) -> None:
-        found.extend((positions[index], kind, detail(index)) for index in chosen.tolist())
+    def add(kind: Kind, chosen: Mask, detail: Callable[[int], str]) -> None:
+        found.extend(
+            (positions[index], kind, detail(index)) for index in np.flatnonzero(chosen).tolist()
+        )
 
-    usual = float(np.median(contrast)) if files else 0.0
-    blank = (contrast < PLAIN) | ((contrast < BLANK) & (contrast < BLANK_SHARE * usual))
-    add(
-        "blank",
-        np.flatnonzero(blank),
-        lambda i: f"contrast {contrast[i]:.1f} grey levels, the median is {usual:.0f}",
-    )
-    seen = np.flatnonzero(~blank & ~deep)
+    dark = bright = blurred = np.zeros(len(files), bool)
+    seen = np.flatnonzero((contrast >= PLAIN) & ~deep)
     if len(seen) >= FEWEST:
         light, sharp = brightness[seen], sharpness[seen]
-        dark = (light < DARK) & outliers(np.log(light + 1), np.log(FACTOR), "low")
-        bright = (light > BRIGHT) & outliers(np.log(256 - light), np.log(FACTOR), "low")
-        blurred = outliers(np.log(np.maximum(sharp, 1e-6)), np.log(FACTOR), "low")
-        blurred &= ~dark & ~bright  # what is nearly black or white has no detail
         median_light, median_sharp = float(np.median(light)), float(np.median(sharp))
+
+        def among_all(chosen: Mask) -> Mask:
+            return np.isin(np.arange(len(files)), seen[chosen])
 
         def of_light(index: int) -> str:
             return f"brightness {brightness[index]:.0f} of 255, the median is {median_light:.0f}"
 
-        add("dark", seen[dark], of_light)
-        add("bright", seen[bright], of_light)
+        dark = among_all((light < DARK) & outliers(np.log(light + 1), np.log(FACTOR), "low"))
+        bright = among_all((light > BRIGHT) & outliers(np.log(256 - light), np.log(FACTOR), "low"))
+        # what is nearly black or white has no detail
+        blurred = among_all(outliers(np.log(sharp), np.log(FACTOR), "low")) & ~dark & ~bright
+        add("dark", dark, of_light)
+        add("bright", bright, of_light)
         add(
             "blurred",
-            seen[blurred],
+            blurred,
             lambda i: f"sharpness {sharpness[i]:.3f}, the median is {median_sharp:.3f}",
         )
+    usual = float(np.median(contrast)) if files else 0.0
+    flat = (contrast < BLANK) & (contrast < BLANK_SHARE * usual) & ~dark & ~bright & ~blurred
+    add(
+        "blank",
+        flat | (contrast < PLAIN),
+        lambda i: f"contrast {contrast[i]:.1f} grey levels, the median is {usual:.0f}",
+    )
     if len(files) >= FEWEST:
         width = np.array([file.facts.width for file in files], float)
         height = np.array([file.facts.height for file in files], float)
-        size, aspect = width * height, width / height
+        size = width * height
+        # whichever way the camera was turned; the file does not say it where EXIF does
+        aspect = np.maximum(width, height) / np.minimum(width, height)
         median_size, median_aspect = float(np.median(size)), float(np.median(aspect))
         add(
             "odd size",
-            np.flatnonzero(outliers(np.log(size), np.log(PIXELS))),
+            outliers(np.log(size), np.log(PIXELS)),
             lambda i: (
                 f"{width[i]:.0f} x {height[i]:.0f} pixels, {size[i] / median_size:.2g} times the "
                 f"median number of pixels"
@@ -161,10 +168,10 @@ def unlike_the_others(
         )
         add(
             "odd aspect ratio",
-            np.flatnonzero(outliers(np.log(aspect), np.log(ASPECT))),
+            outliers(np.log(aspect), np.log(ASPECT)),
             lambda i: (
-                f"{width[i]:.0f} x {height[i]:.0f} pixels, aspect ratio {aspect[i]:.2f}, the "
-                f"median is {median_aspect:.2f}"
+                f"{width[i]:.0f} x {height[i]:.0f} pixels, the long side is {aspect[i]:.2f} times "
+                f"the short one, the median is {median_aspect:.2f}"
             ),
         )
     return found
