@@ -191,7 +191,7 @@ def _rows(name: str, file: Path) -> list[tuple[int, dict[str | None, str]]]:
         raise InputError(f"dataset.corrections={name} is not in UTF-8: save it so.") from None
     except csv.Error as error:
         raise InputError(
-            f"dataset.corrections={name}: line {reader.line_num} is not CSV ({error})."
+            f"dataset.corrections={name} is not CSV after line {reader.line_num} ({error})."
         ) from None
 
 

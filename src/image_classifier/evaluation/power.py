@@ -21,8 +21,8 @@ STEP = 0.001  # differences are searched in tenths of a point
 DRAWS = 10_000  # the power of a difference is then known to 0.4 points (standard error)
 
 ASSUMPTION = (
-    "This assumes that the weaker model reaches 90% and that the errors of the two models are "
-    "independent; models that share errors show smaller differences."
+    "This assumes that the weaker model reaches 90% in every class, and that the errors of the two "
+    "models are independent; models that share errors show smaller differences."
 )
 
 
@@ -112,22 +112,22 @@ def describe_power(images: int, independent: int, differences: Mapping[str, floa
         independent: See `independent_images`.
         differences: See `smallest_differences`.
     """
-    number = f"The {images} test images"
+    number = f"What the {images} test images"
     if independent < images:
         number += f", which say as much as {independent} independent ones,"
     shown = [
-        f"{name} {value * 100:.1f} points"
+        f"{value * 100:.1f} points in {name}"
         for name, value in differences.items()
         if value is not None
     ]
-    hidden = [name for name, value in differences.items() if value is None]
-    parts = [f"at least {', '.join(shown)}"] if shown else []
-    if hidden:
-        parts.append(f"{', '.join(hidden)} none: even 100% against 90% is not shown")
-    return (
-        f"{number} show with 80% power that one model is better than another if the true "
-        f"difference is {'; '.join(parts)}. {ASSUMPTION}"
-    )
+    hidden = ", ".join(name for name, value in differences.items() if value is None)
+    text = f"{number} can show with 80% power: "
+    if shown:
+        text += f"a true difference between two models of at least {', '.join(shown)}. "
+        text += f"In {hidden} none: not even 100% against 90%. " if hidden else ""
+    else:
+        text += f"no difference between two models in {hidden}, not even 100% against 90%. "
+    return text + ASSUMPTION
 
 
 def images_needed(value: float, low: float, high: float, limit: float, images: int) -> int | None:
