@@ -189,8 +189,9 @@ def children(project: Project, parent: str) -> list["mlflow.entities.Run"]:
 
 @pytest.fixture
 def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, for stages called in this process."""
+    """A working folder without images, for stages called in this process."""
     monkeypatch.chdir(tmp_path)
+    Path("corrections.csv").write_text("path,label,reason\n")
     return tmp_path
 
 

@@ -162,6 +162,11 @@ class Dataset(ImageSource):
         description="A regular expression that is searched in each path. The text in its first "
         "parentheses names the source; metrics are also reported for each source."
     )
+    corrections: Annotated[str, Field(min_length=1)] = Field(
+        description="A CSV file with the columns `path`, `label` and `reason`: the images whose "
+        "label is wrong, each with the right label, or with `drop` to leave the image out. Paths "
+        "are as in `build/labels.csv`. DVC itself reads the setting, without replacing `~`."
+    )
     note: str | None = Field(description="A remark that is shown with every metric.")
     expected_counts: Counts | None = Field(
         description="How many images train/ and test/ must have, e.g. `{train: 10, test: 5}`; "

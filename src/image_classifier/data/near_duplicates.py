@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import imagehash
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,9 @@ class Fingerprint:
         size: Of the file, in bytes.
         facts: Format, mode and size.
         two_valued: Whether almost all pixels have one of two values, as in a mask.
+        brightness: Mean of the small grey copy, 0 to 255.
+        contrast: Its standard deviation, in grey levels.
+        sharpness: See `sharpness_of`.
     """
 
     sha256: str
@@ -88,6 +92,9 @@ class Fingerprint:
     size: int
     facts: ImageFacts
     two_valued: bool
+    brightness: float
+    contrast: float
+    sharpness: float
 
 
 def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
@@ -111,9 +118,37 @@ def identify(content: bytes) -> Fingerprint:
     """
     facts, pixels = inspect(content)
     digest = hashlib.sha256(content).hexdigest()
-    plain = float(pixels.std()) < PLAIN
-    hashed = "" if plain else perceptual_hash(pixels)
-    return Fingerprint(digest, hashed, len(content), facts, not plain and is_two_valued(pixels))
+    contrast = float(pixels.std())
+    plain = contrast < PLAIN
+    return Fingerprint(
+        sha256=digest,
+        perceptual_hash="" if plain else perceptual_hash(pixels),
+        size=len(content),
+        facts=facts,
+        two_valued=not plain and is_two_valued(pixels),
+        brightness=float(pixels.mean()),
+        contrast=contrast,
+        sharpness=sharpness_of(pixels),
+    )
+
+
+def sharpness_of(pixels: Pixels) -> float:
+    """Return how sharp a grey image is: the standard deviation of its Laplacian, by its contrast.
+
+    Blurring removes fine detail, which the Laplacian measures; the division keeps images of low
+    contrast from counting as blurred. 0 for a plain image. Blur of less than about a hundredth of
+    the image's side does not show in the small copy.
+
+    Args:
+        pixels: uint8 array of shape (120, 120, 1).
+
+    Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000 (the variance
+    of the Laplacian).
+    """
+    contrast = float(pixels.std())
+    if contrast < PLAIN:
+        return 0.0
+    return float(cv2.Laplacian(pixels[:, :, 0], cv2.CV_64F).std()) / contrast
 
 
 def have_near(hashes: Sequence[str], others: Sequence[str], distance: int) -> list[bool]:

@@ -20,6 +20,7 @@ MANIFEST = BUILD / "split" / "manifest.csv"
 SKIPPED = BUILD / "split" / "skipped.csv"
 DUPLICATES = BUILD / "split" / "duplicates.csv"
 CONTRADICTIONS = BUILD / "split" / "contradictions.csv"
+FINDINGS = BUILD / "split" / "findings.csv"
 SPLIT = BUILD / "split" / "split.json"
 
 IMAGES = BUILD / "prepare" / "images.npy"

@@ -162,7 +162,7 @@ def not_above_chance(
     return [
         f"test {metric} is {value:.4f}, with the {interval_name(look)} {low:.4f} to {high:.4f}: "
         f"not above chance, {chance:.4f} (promotion.metric={metric}); "
-        f"{would_decide(images_needed(value, low, high, chance, len(test)))}"
+        f"{would_decide(images_needed(value, low, high, chance, len(test), level))}"
     ]
 
 
@@ -408,7 +408,7 @@ def not_better(comparison: Comparison, look: int) -> list[str]:
             f"{least} are the fewest for the {interval_name(look)}"
         )
     else:
-        needed = images_needed(value, low, high, 0, images)
+        needed = images_needed(value, low, high, 0, images, comparison.level)
         text += (
             f"The {interval_name(look)} of the difference, {low:+.4f} to {high:+.4f}, is not above "
             f"0"

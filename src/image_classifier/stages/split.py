@@ -1,7 +1,8 @@
 """split: assigns every image to training, validation or test.
 
 Reads build/raw and build/labels.csv. Writes build/split: the manifest with one row for each image,
-the classes in their order, the skipped files with reasons, the duplicates and the contradictions.
+the classes in their order, the skipped files with reasons, the duplicates and the contradictions,
+and the findings: what is worth a look. Labels are corrected first, as corrections.csv says.
 The splits that a dataset has are kept; the others are taken from training. Duplicates of an image,
 and images of one patient or group, are never in two splits.
 """
@@ -17,7 +18,14 @@ from tqdm import tqdm
 
 from image_classifier.config.compose import selected
 from image_classifier.config.schema import Config, Dataset
+from image_classifier.data.corrections import apply_corrections
 from image_classifier.data.dicom import identifying_tags
+from image_classifier.data.findings import (
+    count_findings,
+    find,
+    summarize_findings,
+    write_findings,
+)
 from image_classifier.data.images import Pixels, decode
 from image_classifier.data.labels import (
     SPLITS,
@@ -51,26 +59,43 @@ from image_classifier.data.splitting import (
 )
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
+from image_classifier.evaluation.power import (
+    describe_power,
+    independent_images,
+    smallest_differences,
+)
 from image_classifier.project import paths
 from image_classifier.project.files import whole_file, with_filename
 from image_classifier.project.records import write_record
 
 UNEQUAL = 10  # a class with so many times the images of another
 
-PARAMS = ["dataset.positive_class", "dataset.group_pattern", "dataset.source_pattern", "split"]
+PARAMS = [
+    "dataset.positive_class",
+    "dataset.group_pattern",
+    "dataset.source_pattern",
+    "dataset.corrections",
+    "split",
+]
 
 
 def split(config: Config) -> None:
     """Write the manifest.
 
     Raises:
-        InputError: the positive class is not one of the classes, an image is in two classes and
+        InputError: corrections.csv has problems, the positive class is not one of the classes, an
+            image is in two classes and
             `split.contradictions` is `stop`, a pattern matches no path, a class has too few
             images, more than `split.maximum_unreadable` of the files cannot be read, or images
             leak and `split.leaks` is `stop`.
         OSError: a file cannot be read or written.
     """
-    found = read_labels(paths.LABELS, "fetch")
+    name = config.dataset.corrections
+    found, corrections = apply_corrections(
+        read_labels(paths.LABELS, "fetch"),
+        name,
+        paths.located("dataset.corrections", name, "file"),
+    )
     classes = order_classes({image.label for image in found}, config.dataset.positive_class)
     remarks = check_patterns(found, config.dataset)
     images, skipped = scan(found, config.dataset)
@@ -100,6 +125,7 @@ def split(config: Config) -> None:
     if leaking and config.split.leaks == "stop":
         raise InputError(leaks_message(images, leaking, "stop"))
     skipped += [(images[i].path, reason) for i, reason in (contradicting | leaking).items()]
+    skipped += corrections.skipped()
 
     kept = [index for index in certain if index not in leaking]
     items = [
@@ -128,16 +154,26 @@ def split(config: Config) -> None:
         print(contradictions_message(images, contradicting, "drop"))
     if leaking:
         print(leaks_message(images, leaking, "drop"))
-    remarks += of_shares
+    split_of = {row.path: row.split for row in rows}
+    remarks += of_shares + corrections.remarks(split_of)
     for remark in remarks:
         print(remark)
     check_every_class_in_every_split(counts, classes)
 
+    findings = find(images, dict(zip(kept, splits, strict=True)), pairs)
+    test = [row for row in rows if row.split == "test"]
+    independent, differences = independent_images(test), smallest_differences(test, classes)
+    remarks.append(describe_power(len(test), independent, differences))
     kinds = Counter(pair.kind for pair in pairs)
-    # neither file replaces the former one before all are written
-    with whole_file(paths.MANIFEST) as manifest, whole_file(paths.SKIPPED) as list_of_skipped:
+    # no file replaces the former one before all are written
+    with (
+        whole_file(paths.MANIFEST) as manifest,
+        whole_file(paths.SKIPPED) as list_of_skipped,
+        whole_file(paths.FINDINGS) as listed,
+    ):
         with with_filename(paths.MANIFEST):
             write_manifest(rows, manifest)
+        write_findings(findings, listed)
         with list_of_skipped.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *skipped])
         write_record(
@@ -156,8 +192,13 @@ def split(config: Config) -> None:
                 },
                 "leaking_dropped": {images[index].path: text for index, text in leaking.items()},
             },
+            corrections=corrections.record(split_of),
+            findings=count_findings(findings),
+            power={"independent_test_images": independent, "smallest_differences": differences},
         )
     print_counts(counts, classes, kinds)
+    print("\n".join(summarize_findings(findings)))
+    print(remarks[-1])
     if skipped:
         print(f"{len(skipped)} files skipped, see {paths.SKIPPED}, e.g. {': '.join(skipped[0])}")
 
