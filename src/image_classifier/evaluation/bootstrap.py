@@ -126,22 +126,23 @@ def exact_interval(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def certain_mean_recall(images: Sequence[int]) -> float:
-    """Return the lower end of the exact 95% interval of the mean recall, if all images are right.
+def certain_mean_recall(images: Sequence[int], tail: float = 0.025) -> float:
+    """Return the lower end of the exact interval of the mean recall, if all images are right.
 
     With recalls p, all images are right with the probability of the product of p ** images. The
-    result is the smallest mean of recalls for which this is at least 2.5%, as in the interval of
+    result is the smallest mean of recalls for which this is at least `tail`, as in the interval of
     Clopper and Pearson, which it equals for one class. By Lagrange, the recalls of that mean are
     proportional to the numbers of images, and at most 1.
 
     Args:
         images: The number of independent images of each class, at least 1.
+        tail: The probability beyond the end; 0.025 for a 95% interval.
     """
     numbers = np.asarray(images, float)
 
     def logarithm(factor: float) -> float:
         recalls = np.minimum(1.0, factor * numbers)
-        return float(np.sum(numbers * np.log(recalls)) - np.log(0.025))
+        return float(np.sum(numbers * np.log(recalls)) - np.log(tail))
 
     factor = brentq(logarithm, 1e-12, 1 / numbers.min())
     return float(np.minimum(1.0, factor * numbers).mean())
