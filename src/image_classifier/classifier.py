@@ -1,7 +1,7 @@
 """A trained model that classifies images: weights, classes, image size and threshold.
 
-On disk it is a folder with `model.keras` and `classifier.json`: training writes it, MLflow stores
-it, and evaluation, prediction and serving load it.
+On disk it is a folder with `model.keras` and `classifier.json`, and with `known_images.npz` once it
+was evaluated. Training writes it, MLflow stores it, and evaluation, prediction and serving load it.
 """
 
 import copy
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,11 +20,14 @@ import numpy.typing as npt
 import scipy.special
 import tensorflow as tf
 
+from image_classifier import known_images
 from image_classifier.data import images
 from image_classifier.data.images import Fit, Pixels, Rendering
+from image_classifier.data.near_duplicates import identify
 from image_classifier.data.unreadable import UnreadableImage
+from image_classifier.known_images import KnownImages, Measurements
 from image_classifier.project import digests
-from image_classifier.project.files import new_file
+from image_classifier.project.files import new_file, read_bytes
 
 WEIGHTS = "model.keras"
 METADATA_FILE = "classifier.json"
@@ -31,6 +35,19 @@ BATCH = 32
 CHUNK = 256  # files that are decoded before they are classified: limits the memory
 
 Probabilities = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
+
+
+class Outputs(NamedTuple):
+    """What a model says about images.
+
+    Attributes:
+        probabilities: float32 array of shape (images, classes), values 0 to 1; each row sums to 1.
+        features: float32 array of shape (images, features): what the last layer sees.
+    """
+
+    probabilities: Probabilities
+    features: Features
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,13 @@ class Metadata:
         scale: The values that became 0 and 255 in training images with more than 8 bits per
             channel; None if there were no such images.
         flip: Whether the probabilities are the mean of those of the image and its mirror image.
+        coverage: Of images from the same source, so many have the true class among the plausible
+            ones, 0 to 1; None in versions that were registered before.
+        plausible_limit: A class is plausible when its probability is at least this, 0 to 1.
+        unknown: When the answer is `unknown`: `ambiguous`: not exactly one class is plausible, or
+            another one than the predicted class; `unusual`: see `unusual_percentile`.
+        unusual_percentile: An image is unusual from this percentile on; see
+            `KnownImages.percentiles`.
         weights_sha256: SHA-256 of the file of the weights; `write_metadata` sets it.
     """
 
@@ -64,6 +88,10 @@ class Metadata:
     fit: Fit = "squash"
     scale: tuple[float, float] | None = None
     flip: bool = False
+    coverage: float | None = None
+    plausible_limit: float = 0.0
+    unknown: tuple[str, ...] = ()
+    unusual_percentile: float = 100.0
     weights_sha256: str = ""
 
     @property
@@ -75,14 +103,18 @@ class Metadata:
 class Classifier:
     """A model with its metadata."""
 
-    def __init__(self, model: keras.Model, metadata: Metadata) -> None:
-        """Store a Keras model of uint8 images, and its metadata."""
+    def __init__(
+        self, model: keras.Model, metadata: Metadata, known: KnownImages | None = None
+    ) -> None:
+        """Store a Keras model of uint8 images, its metadata, and what it knows about images."""
         self.model = model
         self.metadata = metadata
+        self.known = known
         shape = (None, metadata.height, metadata.width, metadata.channels)
         # one graph for every batch size; unlike predict(), several threads may call it
+        both = keras.Model(model.inputs, [model.outputs[0], model.layers[-1].input])
         self._forward = tf.function(
-            lambda batch: model(batch, training=False),
+            lambda batch: both(batch, training=False),
             input_signature=[tf.TensorSpec(shape, tf.uint8)],
         )
 
@@ -98,7 +130,7 @@ class Classifier:
                 images.DECODER_VERSION,
             )
         model = keras.models.load_model(folder / WEIGHTS, compile=False, safe_mode=True)
-        return cls(model, metadata)
+        return cls(model, metadata, known_images.read(folder))
 
     def with_metadata(self, metadata: Metadata) -> "Classifier":
         """Return the same model with other metadata, without tracing its graph again."""
@@ -110,33 +142,60 @@ class Classifier:
         """Decode one image for this model; see `images.decode`."""
         return images.decode(content, self.metadata.rendering)
 
-    def probabilities(self, pixels: Pixels) -> Probabilities:
-        """Return the probability of every class for every image.
+    @property
+    def remembers(self) -> bool:
+        """Whether the model has digests of the images that it was made with."""
+        return self.known is not None and bool(self.known.digests)
+
+    def seen(self, content: bytes | Path) -> str:
+        """Return whether the model has seen an image: `exactly`, `near copy` or `no`.
+
+        Empty if the model does not remember images.
+
+        Raises:
+            UnreadableImage: the content cannot be decoded.
+            OSError: the file cannot be read.
+        """
+        if self.known is None or not self.remembers:
+            return ""
+        content = read_bytes(content) if isinstance(content, Path) else content
+        file = identify(content)
+        return self.known.seen(file.sha256, file.perceptual_hash)
+
+    def outputs(self, pixels: Pixels) -> Outputs:
+        """Return the probability of every class, and the features, for every image.
 
         Args:
             pixels: uint8 array of shape (images, height, width, channels).
-
-        Returns:
-            float32 array of shape (images, classes), values 0 to 1; each row sums to 1.
         """
-        outputs = self._outputs(pixels)
+        outputs, features = self._both(pixels)
         if self.metadata.flip:
-            outputs = np.mean([outputs, self._outputs(pixels[:, :, ::-1])], axis=0)
+            outputs = np.mean([outputs, self._both(pixels[:, :, ::-1])[0]], axis=0)
         if outputs.shape[1] == 1:
             outputs = np.hstack([1 - outputs, outputs])
-        return apply_temperature(outputs, self.metadata.temperature)
+        return Outputs(apply_temperature(outputs, self.metadata.temperature), features)
 
-    def _outputs(self, pixels: Pixels) -> Probabilities:
+    def probabilities(self, pixels: Pixels) -> Probabilities:
+        """Return the probability of every class for every image; see `outputs`."""
+        return self.outputs(pixels).probabilities
+
+    def measure(self, pixels: Pixels) -> Measurements:
+        """Return what is measured of images, to compare sets of them; see `outputs`."""
+        probabilities, features = self.outputs(pixels)
+        return Measurements(features, probabilities, known_images.measure_pixels(pixels))
+
+    def _both(self, pixels: Pixels) -> tuple[Probabilities, Features]:
         parts = [
-            self._forward(tf.constant(pixels[start : start + BATCH])).numpy()
+            self._forward(tf.constant(pixels[start : start + BATCH]))
             for start in range(0, len(pixels), BATCH)
         ]
-        return np.concatenate(parts)
+        outputs = np.concatenate([part[0].numpy() for part in parts])
+        return outputs, np.concatenate([part[1].numpy() for part in parts])
 
-    def probabilities_of_files(
+    def outputs_of_files(
         self, files: Sequence[Path]
-    ) -> Iterator[tuple[Path, "Probabilities | UnreadableImage"]]:
-        """Yield each file, in order, with its row of `probabilities`, or why it is unreadable."""
+    ) -> Iterator[tuple[Path, "Outputs | UnreadableImage"]]:
+        """Yield each file, in order, with its row of `outputs`, or why it is unreadable."""
 
         def decode(path: Path) -> Pixels | UnreadableImage:
             try:
@@ -149,9 +208,9 @@ class Classifier:
                 chunk = files[start : start + CHUNK]
                 decoded = list(pool.map(decode, chunk))
                 pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-                rows = iter(list(self.probabilities(np.stack(pixels))) if pixels else [])
+                rows = zip(*self.outputs(np.stack(pixels)), strict=True) if pixels else iter(())
                 for path, item in zip(chunk, decoded, strict=True):
-                    yield path, item if isinstance(item, UnreadableImage) else next(rows)
+                    yield path, item if isinstance(item, UnreadableImage) else Outputs(*next(rows))
 
     def decide(
         self, probabilities: Probabilities, threshold: float | None = None
@@ -166,6 +225,16 @@ class Classifier:
             return (probabilities[:, 1] >= limit).astype(np.int64)
         chosen: npt.NDArray[np.int64] = np.argmax(probabilities, axis=1)
         return chosen
+
+    def plausible(self, probabilities: npt.NDArray[np.float32]) -> list[str] | None:
+        """Return the plausible classes for a row of `probabilities`; None if not known."""
+        metadata = self.metadata
+        if metadata.coverage is None:
+            return None
+        return [
+            name for name, value in zip(metadata.classes, probabilities, strict=True)
+            if value >= metadata.plausible_limit
+        ]  # fmt: skip
 
 
 def write_metadata(folder: Path, metadata: Metadata) -> None:
@@ -184,6 +253,7 @@ def read_metadata(folder: Path) -> Metadata:
     stored = json.loads((folder / METADATA_FILE).read_text())
     if stored.get("scale"):
         stored["scale"] = tuple(stored["scale"])
+    stored["unknown"] = tuple(stored.get("unknown", ()))
     return Metadata(**stored)
 
 

@@ -54,25 +54,29 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.model or f"models:/{load().tracking.registered_model}@champion"
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
+    from image_classifier.classifier import Outputs
     from image_classifier.serving.prediction import predictions
     from image_classifier.tracking.verified_models import load_classifier
 
     classifier, version = load_classifier(name)
     print(describe(version.uri, classifier.metadata, arguments.threshold), file=sys.stderr)
     line = csv_line if arguments.csv else table_line
-    print(header(classifier.metadata.classes, arguments.csv), flush=True)
+    print(header(classifier, arguments.csv), flush=True)
     skipped = 0
-    bar = tqdm(classifier.probabilities_of_files(files), "Classifying", len(files), disable=None)
+    bar = tqdm(classifier.outputs_of_files(files), "Classifying", len(files), disable=None)
     for number, (path, result) in enumerate(bar):
         if isinstance(result, UnreadableImage):
             skipped += 1
             bar.write(f"skipped {path}: {result}", file=sys.stderr)
             continue
-        (prediction,) = predictions(classifier, result[None], arguments.threshold)
+        row = Outputs(*(values[None] for values in result))
+        seen = [classifier.seen(path)] if classifier.remembers else None
+        (prediction,) = predictions(classifier, row, arguments.threshold, seen)
         bar.write(line(path, prediction))
         if arguments.explain:
             target = arguments.explain / f"{number:04}_{path.stem}.png"
-            write_heat_map(target, classifier, path, prediction)
+            (chosen,) = classifier.decide(row.probabilities, arguments.threshold)
+            write_heat_map(target, classifier, path, int(chosen))
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
     return 1 if skipped else 0
@@ -107,25 +111,37 @@ def describe(uri: str, metadata: "Metadata", threshold: float | None) -> str:
     return f"{uri}: {metadata.classes[1]} when its probability is at least {limit:.4g}"
 
 
-def header(classes: Sequence[str], as_csv: bool) -> str:
+def header(classifier: "Classifier", as_csv: bool) -> str:
     """Return the line above the predictions."""
+    classes = classifier.metadata.classes
     if as_csv:
-        return csv_text(["path", "label", *(f"p_{label}" for label in classes)])
-    width = max(5, *map(len, classes))
-    return "  ".join([f"{'label':{width}}", *(f"{label:>6}" for label in classes), "path"])
+        seen = ["seen"] if classifier.remembers else []
+        probabilities = [f"p_{label}" for label in classes]
+        return csv_text(["path", "label", *probabilities, "plausible", "unusual", *seen])
+    width = max(7, *map(len, classes))
+    seen = [f"{'seen':9}"] if classifier.remembers else []
+    columns = [f"{'label':{width}}", *(f"{label:>6}" for label in classes), "unusual", *seen]
+    return "  ".join([*columns, "path"])
 
 
 def csv_line(path: Path, prediction: "Prediction") -> str:
-    """Return a prediction as a line of CSV: path, label, and the probability of each class."""
-    return csv_text([path, prediction["label"], *prediction["probabilities"].values()])
+    """Return a prediction as a line of CSV; plausible classes are separated by `|`."""
+    plausible = "|".join(prediction["plausible"] or ())
+    unusual = "" if prediction["unusual"] is None else prediction["unusual"]
+    seen = [prediction["seen"]] if "seen" in prediction else []
+    probabilities = prediction["probabilities"].values()
+    return csv_text([path, prediction["label"], *probabilities, plausible, unusual, *seen])
 
 
 def table_line(path: Path, prediction: "Prediction") -> str:
-    """Return a prediction as a line of a table: label, probability of each class, path."""
+    """Return a prediction as a line of a table: label, probabilities, how unusual, path."""
     probabilities = prediction["probabilities"]
-    width = max(5, *map(len, probabilities))
+    width = max(7, *map(len, probabilities))
     columns = [f"{value:>{max(6, len(label))}.4f}" for label, value in probabilities.items()]
-    return "  ".join([f"{prediction['label']:{width}}", *columns, str(path)])
+    unusual = "" if prediction["unusual"] is None else f"{prediction['unusual']:.1f}%"
+    seen = [f"{prediction['seen']:9}"] if "seen" in prediction else []
+    label = f"{prediction['label']:{width}}"
+    return "  ".join([label, *columns, f"{unusual:>7}", *seen, str(path)])
 
 
 def csv_text(values: Sequence[object]) -> str:
@@ -135,15 +151,12 @@ def csv_text(values: Sequence[object]) -> str:
     return text.getvalue()
 
 
-def write_heat_map(
-    target: Path, classifier: "Classifier", path: Path, prediction: "Prediction"
-) -> None:
-    """Write an image with a heat map of the evidence for its prediction."""
+def write_heat_map(target: Path, classifier: "Classifier", path: Path, chosen: int) -> None:
+    """Write an image with a heat map of the evidence for a class, given by its index."""
     from image_classifier.evaluation import heat_maps
 
     pixels = classifier.decode(path)
-    chosen = np.array([classifier.metadata.classes.index(prediction["label"])])
-    heat = heat_maps.heat_maps(classifier, pixels[None], chosen)[0]
+    heat = heat_maps.heat_maps(classifier, pixels[None], np.array([chosen]))[0]
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(heat_maps.overlay(pixels, heat)).save(target)
 

@@ -529,8 +529,32 @@ class Evaluation(Section):
     shortcut_threshold: Fraction = Field(
         description="A probe is a classifier that sees only file metadata, or only the border of "
         "the images. A shortcut is suspected when the probe is clearly better than chance, and its "
-        "lead over chance is at least this fraction of the model's lead over chance."
+        "lead over chance is at least this fraction of the model's lead over chance. The tests "
+        "on the model use the same fraction: of the lead that is left when the centre of the "
+        "images is hidden, or that is lost with the border, or the kind of file, of another class."
     )
+    coverage: Fraction = Field(
+        description="Each prediction lists the plausible classes. For this share of the images "
+        "from the same source, the true class is among them. The validation images decide how "
+        "probable a plausible class is."
+    )
+    unknown: list[Literal["ambiguous", "unusual"]] = Field(
+        description="When a prediction is `unknown` instead of a class. `ambiguous`: the predicted "
+        "class is not the only plausible one. `unusual`: the image is unlike the training images, "
+        "see `unusual_percentile`. `[]`: never."
+    )
+    unusual_percentile: Annotated[float, Field(gt=0, lt=100)] = Field(
+        description="An image is unusual when it is less like the training images than this "
+        "percentage of the validation images."
+    )
+    remember_images: bool = Field(
+        description="Stores digests of the training and validation images with the model. "
+        "Predictions then say whether the model has seen the image, or a near duplicate of it."
+    )
+
+
+ProbeName = Literal["metadata", "border"]
+ShortcutName = Literal["metadata", "border", "centre_hidden", "other_border", "other_file"]
 
 
 class Promotion(Section):
@@ -546,8 +570,9 @@ class Promotion(Section):
     minimum_recall: Probability = Field(
         description="Smallest recall of every class: the share of its images that are recognised."
     )
-    accept_shortcuts: list[Literal["metadata", "border"]] = Field(
-        description="Suspected shortcuts that do not stop a promotion, e.g. `[metadata, border]`."
+    accept_shortcuts: list[ShortcutName] = Field(
+        description="Suspected shortcuts that do not stop a promotion, e.g. `[metadata, border]`. "
+        "`metadata` and `border` are probes; the others are tests on the model."
     )
 
 

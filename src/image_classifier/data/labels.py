@@ -10,6 +10,7 @@ from typing import Literal
 from image_classifier.errors import InputError
 
 SplitName = Literal["train", "validation", "test"]
+UNKNOWN = "unknown"  # the answer of a model in doubt, where the settings want it
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 

@@ -98,9 +98,18 @@ def fingerprint(path: Path) -> Fingerprint | UnreadableImage:
     """
     content = read_bytes(path)
     try:
-        facts, pixels = inspect(content)
+        return identify(content)
     except UnreadableImage as error:
         return error
+
+
+def identify(content: bytes) -> Fingerprint:
+    """Return the fingerprint of an encoded image.
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
+    facts, pixels = inspect(content)
     digest = hashlib.sha256(content).hexdigest()
     plain = float(pixels.std()) < PLAIN
     hashed = "" if plain else perceptual_hash(pixels)

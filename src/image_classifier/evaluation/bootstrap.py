@@ -126,6 +126,22 @@ def exact_interval(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def share_interval(chosen: npt.NDArray[np.bool_], clusters: Sequence[str]) -> dict[str, float]:
+    """Return the share of chosen images as `value`, with its 95% interval, `low` and `high`.
+
+    Args:
+        chosen: bool array of shape (images,), at least one image.
+        clusters: The cluster of each image. If all are chosen, or none, the interval is the exact
+            binomial one, in which a cluster counts once.
+    """
+    value = float(chosen.mean())
+    low, high = percentiles([float(chosen[rows].mean()) for rows in resample(clusters)])
+    if value in (0, 1):
+        independent = len(set(clusters))
+        low, high = exact_interval(int(value) * independent, independent)
+    return {"value": value, "low": low, "high": high}
+
+
 def certain_mean_recall(images: Sequence[int], tail: float = 0.025) -> float:
     """Return the lower end of the exact interval of the mean recall, if all images are right.
 

@@ -84,8 +84,8 @@ def measure_set(
         )
     label_of = {path: dataset.classes.index(found[path]) for path in readable}
     classified = [
-        (label_of[path], output)
-        for path, output in classifier.probabilities_of_files(list(label_of))
+        (label_of[path], output.probabilities)
+        for path, output in classifier.outputs_of_files(list(label_of))
         if not isinstance(output, UnreadableImage)
     ]
     labels = np.array([label for label, _ in classified])

@@ -33,6 +33,7 @@ class Predictions:
         probabilities: float array of shape (images, classes), values 0 to 1.
         predicted: int64 array of shape (images,): the predicted classes.
         clusters: One text for each image: images with the same text are not independent.
+        features: float array of shape (images, features): what the model's last layer sees.
     """
 
     rows: Integers
@@ -40,6 +41,7 @@ class Predictions:
     probabilities: Floats
     predicted: Integers
     clusters: list[str] = field(default_factory=list)
+    features: Floats = field(default_factory=lambda: np.empty((0, 0)))
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -53,15 +55,15 @@ def predict_split(
     """Return a classifier's predictions for the images of one split."""
     rows = dataset.indices(split)
     parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    probabilities = np.concatenate(
-        [classifier.probabilities(dataset.images[part]) for part in parts]
-    )
+    outputs = [classifier.outputs(dataset.images[part]) for part in parts]
+    probabilities = np.concatenate([part.probabilities for part in outputs])
     return Predictions(
         rows,
         dataset.labels[rows],
         probabilities,
         classifier.decide(probabilities),
         [dataset.rows[row].cluster for row in rows],
+        np.concatenate([part.features for part in outputs]),
     )
 
 

@@ -637,6 +637,8 @@ def sentence(test: Mapping[str, Any]) -> str:
             f"{test['flipped']} of {test['images']} predictions changed"
         )
     ending = f". {MEANINGS[test['name']]}" if test["suspicious"] else ""
+    if ending and not score["suspicious"]:
+        ending = f". The ROC-AUC counts: the probabilities shift, but still differ by class{ending}"
     return f"{text}{remarks}{ending}."
 
 

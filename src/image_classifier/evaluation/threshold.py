@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from image_classifier.config.schema import Evaluation
+from image_classifier.evaluation.doubt import plausible_limit
 from image_classifier.evaluation.metrics import Floats, Integers, cross_entropy
 from image_classifier.evaluation.predictions import Predictions, predict_split
 
@@ -31,10 +32,19 @@ def choose_threshold(
     plain = classifier.with_metadata(replace(classifier.metadata, temperature=1.0, flip=flip))
     validation = predict_split(plain, dataset, "validation")
     threshold, temperature = choose(evaluation, validation.labels, validation.probabilities)
-    chosen = classifier.with_metadata(
-        replace(plain.metadata, threshold=threshold, temperature=temperature)
-    )
     probabilities = apply_temperature(np.asarray(validation.probabilities, np.float32), temperature)
+    limit = plausible_limit(validation.labels, probabilities, evaluation.coverage)
+    chosen = classifier.with_metadata(
+        replace(
+            plain.metadata,
+            threshold=threshold,
+            temperature=temperature,
+            coverage=evaluation.coverage,
+            plausible_limit=limit,
+            unknown=tuple(evaluation.unknown),
+            unusual_percentile=evaluation.unusual_percentile,
+        )
+    )
     predicted = chosen.decide(probabilities)
     return chosen, replace(validation, probabilities=probabilities, predicted=predicted)
 

@@ -1,19 +1,36 @@
 """The prediction for one image, as `predict` prints it and the server sends it."""
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Map
+from mlflow.types.schema import Array, Map
 
-from image_classifier.classifier import Classifier, Probabilities
+from image_classifier.classifier import Classifier, Outputs
+from image_classifier.data.labels import UNKNOWN
 
 
 class Prediction(TypedDict):
-    """The predicted class, its probability, and the probability of every class."""
+    """What a model says about an image.
+
+    Attributes:
+        label: The predicted class; `unknown` where the model's settings want it.
+        probability: The probability of the predicted class, 0 to 1.
+        probabilities: The probability of every class.
+        plausible: The plausible classes; see `Metadata.coverage`. None in models that do not
+            know them.
+        unusual: How unlike the training images it is, 0 to 100; see `KnownImages.percentiles`.
+            None for a model that was not evaluated.
+        seen: Whether the model has seen it: `exactly`, `near copy` or `no`; only where the
+            model's settings want it.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    plausible: list[str] | None
+    unusual: float | None
+    seen: NotRequired[str]
 
 
 SCHEMA = Schema(
@@ -21,28 +38,56 @@ SCHEMA = Schema(
         ColSpec(DataType.string, "label"),
         ColSpec(DataType.double, "probability"),
         ColSpec(Map(DataType.double), "probabilities"),
+        ColSpec(Array(DataType.string), "plausible", required=False),
+        ColSpec(DataType.double, "unusual", required=False),
+        ColSpec(DataType.string, "seen", required=False),
     ]
 )
 
 
 def predictions(
-    classifier: Classifier, probabilities: Probabilities, threshold: float | None = None
+    classifier: Classifier,
+    outputs: Outputs,
+    threshold: float | None = None,
+    seen: Sequence[str] | None = None,
 ) -> list[Prediction]:
-    """Return the predictions for rows of `Classifier.probabilities`, ready for JSON.
+    """Return the predictions for what a classifier says about images, ready for JSON.
 
     Args:
-        classifier: The classifier that gave the probabilities.
-        probabilities: float32 array of shape (images, classes).
+        classifier: The classifier that gave the outputs.
+        outputs: See `Classifier.outputs`.
         threshold: Instead of the classifier's own, 0 to 1.
+        seen: See `Prediction.seen`; None where it is not wanted.
     """
-    names = classifier.metadata.classes
-    return [
-        Prediction(
+    metadata, known = classifier.metadata, classifier.known
+    names = metadata.classes
+    choices = classifier.decide(outputs.probabilities, threshold)
+    percentiles = known.percentiles(outputs.features) if known else [None] * len(choices)
+    found = []
+    for index, (choice, row) in enumerate(zip(choices, outputs.probabilities, strict=True)):
+        plausible = classifier.plausible(row)
+        unusual = percentiles[index]
+        prediction = Prediction(
             label=names[choice],
             probability=float(row[choice]),
             probabilities=dict(zip(names, map(float, row), strict=True)),
+            plausible=plausible,
+            unusual=None if unusual is None else round(float(unusual), 1),
         )
-        for choice, row in zip(
-            classifier.decide(probabilities, threshold), probabilities, strict=True
-        )
-    ]
+        if is_unknown(classifier, prediction):
+            prediction["label"] = UNKNOWN
+        if seen is not None:
+            prediction["seen"] = seen[index]
+        found.append(prediction)
+    return found
+
+
+def is_unknown(classifier: Classifier, prediction: Prediction) -> bool:
+    """Return whether the model's settings want the answer `unknown` for a prediction."""
+    metadata, unusual = classifier.metadata, prediction["unusual"]
+    ambiguous = prediction["plausible"] not in (None, [prediction["label"]])
+    return ("ambiguous" in metadata.unknown and ambiguous) or (
+        "unusual" in metadata.unknown
+        and unusual is not None
+        and unusual >= metadata.unusual_percentile
+    )

@@ -106,11 +106,12 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
             )
         # a single image is decoded in this thread: passing it to another one would only cost time
         mapped = map if len(texts) == 1 else self.pool.map
-        pixels = list(mapped(self._decode, range(len(texts)), texts))
-        probabilities = self.classifier.probabilities(np.stack(pixels))
-        return predictions(self.classifier, probabilities, threshold)
+        decoded = list(mapped(self._decode, range(len(texts)), texts))
+        outputs = self.classifier.outputs(np.stack([pixels for pixels, _ in decoded]))
+        seen = [answer for _, answer in decoded] if self.classifier.remembers else None
+        return predictions(self.classifier, outputs, threshold, seen)
 
-    def _decode(self, row: int, text: object) -> Pixels:
+    def _decode(self, row: int, text: object) -> tuple[Pixels, str]:
         try:
             if not isinstance(text, str):
                 raise UnreadableImage(f"not a string: {ADVICE}")
@@ -121,7 +122,7 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
                         "a DICOM file: the setting serving.dicom does not allow it"
                     )
                 check_header(content, self.limits["maximum_pixels"])
-                return self.classifier.decode(content)
+                return self.classifier.decode(content), self.classifier.seen(content)
         except UnreadableImage as error:
             raise refusal(f"image in row {row} cannot be read: {error}.") from None
 

@@ -1,8 +1,8 @@
 """evaluate: chooses the decision threshold, measures the model on the test images, registers it.
 
-Reads the trained model, the prepared images and the external sets. Writes metrics with intervals,
-predictions, plots, probes for shortcuts, results on the external sets, heat maps and a model card,
-and logs all of it to the training's MLflow run.
+Reads the trained model, the prepared images, their files and the external sets. Writes metrics with
+intervals, predictions, plots, probes and tests for shortcuts, results on the external sets, heat
+maps and a model card, and logs all of it to the training's MLflow run.
 
 A registered version never changes: with another threshold or temperature the same weights are
 registered again, as a new version.
@@ -12,13 +12,17 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from image_classifier import known_images
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
-from image_classifier.evaluation import external_sets, model_card, plots
+from image_classifier.data.labels import UNKNOWN
+from image_classifier.errors import InputError
+from image_classifier.evaluation import external_sets, model_card, plots, shortcut_tests
+from image_classifier.evaluation.doubt import know_images, measure_doubt
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.spread import spread
@@ -39,6 +43,7 @@ def evaluate(config: Config) -> None:
     """
     dataset = load_prepared(config)
     external_sets.check(config)
+    check_unknown(dataset.classes, config)
     run = read_record(paths.TRAIN / paths.RUN, "train", run_id=str, training_key=str)
     if "batch_size" in run:  # training.batch_size=auto found it
         found = config.training.with_batch_size(run["batch_size"])
@@ -64,7 +69,10 @@ def evaluate(config: Config) -> None:
         )
         write_metadata(model, classifier.metadata)
         test = predict_split(classifier, dataset, "test")
+        known = know_images(config, dataset, classifier, validation, test)
+        known_images.write(model, known)
         report = make_report(config, dataset, classifier, validation, test)
+        report["doubt"] = measure_doubt(classifier, known, test)
 
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"
@@ -100,7 +108,7 @@ def evaluate(config: Config) -> None:
         "version": version.version,
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
-        "shortcuts": {name: report["probe_descriptions"][name] for name in report["shortcuts"]},
+        "shortcuts": suspected(report),
         "intervals": report["test"],
         "chance": report["chance"],
         "duplicate_distance": config.split.duplicate_distance,
@@ -111,6 +119,15 @@ def evaluate(config: Config) -> None:
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost
     print(model_card.summary(report))
+
+
+def check_unknown(classes: Sequence[str], config: Config) -> None:
+    """Raise an InputError if `unknown` would be both a class and the answer `unknown`."""
+    if config.evaluation.unknown and UNKNOWN in classes:
+        raise InputError(
+            f"A class is called {UNKNOWN}, as the answer for images in doubt: rename the class, or "
+            f"set evaluation.unknown=[]."
+        )
 
 
 def variation(run_id: str) -> dict[str, Any]:
@@ -132,13 +149,28 @@ def variation(run_id: str) -> dict[str, Any]:
     return found
 
 
+def suspected(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return for each suspected shortcut what the probe sees, or what the test found."""
+    found = {test["name"]: shortcut_tests.sentence(test) for test in report["shortcut_tests"]}
+    return {
+        name: found.get(name, report["probe_descriptions"][name]).rstrip(".")
+        for name in report["shortcuts"]
+    }
+
+
 def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test metrics, the probes and the external sets as MLflow metrics."""
+    """Return the test metrics, probes, shortcut tests and external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
         | {
             f"probe_{probe['name']}_balanced_accuracy": probe["balanced_accuracy"]
             for probe in report["probes"]
+        }
+        | {
+            f"shortcut_{test['name']}_{metric}": test[metric]["value"]
+            for test in report["shortcut_tests"]
+            for metric in ("balanced_accuracy", "roc_auc")
+            if test[metric] and test[metric]["value"] is not None
         }
         | {
             f"external_{name}_accuracy": entry["accuracy"]

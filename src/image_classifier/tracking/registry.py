@@ -21,7 +21,9 @@ DIGEST = "model_sha256"  # a version's tag: the SHA-256 of its files
 # the code that decides what a stored model answers
 SERVING_CODE = [Path(serving.__path__[0]) / name for name in ("prediction.py", "pyfunc_model.py")]
 # the tags that make a version of a run differ from another version of the same run
-DECISION_TAGS = ("threshold", "temperature", "test_time_augmentation", "serving_sha256")
+DECISION_TAGS = (
+    "threshold", "temperature", "test_time_augmentation", "doubt", "serving_sha256",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,11 @@ def version_tags(
     dataset: PreparedDataset, folder: Path, metrics: Mapping[str, float]
 ) -> dict[str, str]:
     """Return the tags of a version: its data, how it decides, and its validation metrics."""
+    from image_classifier import known_images
     from image_classifier.classifier import read_metadata  # imports TensorFlow
 
-    metadata = read_metadata(folder)
+    metadata, known = read_metadata(folder), known_images.read(folder)
+    knows = "nothing" if known is None else "digests" if known.digests else "features"
     code = "".join(digests.of_file(file) for file in SERVING_CODE)
     of_run = mlflow.MlflowClient().get_run(runs.run_id()).data.tags
     return {
@@ -128,6 +132,9 @@ def version_tags(
         "threshold": f"{metadata.threshold:.6g}",
         "temperature": f"{metadata.temperature:.6g}",
         "test_time_augmentation": "flip" if metadata.flip else "none",
+        "doubt": f"coverage {metadata.coverage}, plausible from {metadata.plausible_limit:.6g}, "
+        f"unknown when {'/'.join(metadata.unknown) or 'never'}, unusual from "
+        f"{metadata.unusual_percentile:g}, knows {knows} of its images",
         "serving_sha256": hashlib.sha256(code.encode()).hexdigest(),
         **{name: f"{value:.6g}" for name, value in metrics.items()},
     }

@@ -1,0 +1,184 @@
+"""What a model knows about the images it was made with: how unusual a new image is beside them.
+
+`evaluate` writes it beside the weights. It has the features of training images, the distances of
+validation images to them, measurements of images that the model was not trained on, and, if the
+settings want it, what identifies each image.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.data.images import Pixels
+from image_classifier.data.near_duplicates import have_near
+from image_classifier.project.files import new_file
+
+if TYPE_CHECKING:
+    from image_classifier.data.dataset import PreparedDataset
+
+Floats = npt.NDArray[np.float32]
+
+FILE = "known_images.npz"
+NEIGHBOURS = 5  # single training images may be odd themselves
+MOST = 2000  # images of each kind: bounds the file and the time of a prediction
+BLOCK = 256  # images at a time
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What is measured of images, to compare sets of them.
+
+    Attributes:
+        features: float32 array of shape (images, features): what the model's last layer sees.
+        probabilities: float32 array of shape (images, classes), 0 to 1.
+        pixels: float32 array of shape (images, 3): brightness (the mean grey value, 0 to 255),
+            contrast (its standard deviation), and sharpness (the standard deviation of the
+            Laplacian), of the image as the model sees it.
+    """
+
+    features: Floats
+    probabilities: Floats
+    pixels: Floats
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """What a model knows about the images it was made with.
+
+    Attributes:
+        train: float32 array of shape (images, features): training images, at most `MOST`.
+        usual: float32 array of shape (images,), ascending: distances of validation images.
+        sample: Measurements of validation and test images, at most `MOST`.
+        digests: The SHA-256 of each training and validation image; empty if not wanted.
+        hashes: The perceptual hash of each of them, or empty.
+        duplicate_distance: How many bits of the hashes of near duplicates differ at most, of 576;
+            None: near duplicates are not searched for.
+    """
+
+    train: Floats
+    usual: Floats
+    sample: Measurements
+    digests: frozenset[str] = frozenset()
+    hashes: tuple[str, ...] = ()
+    duplicate_distance: int | None = None
+
+    def percentiles(self, features: Floats) -> npt.NDArray[np.float64]:
+        """Return how unusual images are: the percentage of validation images nearer to training.
+
+        An image from the same source has a value of at least p with a probability of about
+        1 - p / 100. With m validation images, no value is above 100 m / (m + 1).
+        Source: Laxhammar and Falkman, Conformal prediction for distribution-independent anomaly
+        detection in streaming vessel data, 2010.
+
+        Args:
+            features: float32 array of shape (images, features).
+
+        Returns:
+            float64 array of shape (images,), 0 to 100.
+        """
+        nearer = np.searchsorted(self.usual, distances(features, self.train), "left")
+        return 100 * nearer / (len(self.usual) + 1)
+
+    def seen(self, digest: str, perceptual_hash: str) -> str:
+        """Return whether an image was used to make the model: `exactly`, `near copy` or `no`.
+
+        Args:
+            digest: The SHA-256 of its file, hexadecimal.
+            perceptual_hash: 144 hexadecimal digits, or empty for a plain image.
+        """
+        if digest in self.digests:
+            return "exactly"
+        if self.duplicate_distance is not None and self.hashes:
+            (near,) = have_near([perceptual_hash], self.hashes, self.duplicate_distance)
+            return "near copy" if near else "no"
+        return "no"
+
+
+def distances(features: Floats, train: Floats) -> Floats:
+    """Return the mean Euclidean distance of each image to the nearest training images.
+
+    Args:
+        features: float32 array of shape (images, features).
+        train: float32 array of shape (training images, features).
+
+    Returns:
+        float32 array of shape (images,): the mean of the `NEIGHBOURS` smallest distances.
+    """
+    count = min(NEIGHBOURS, len(train))
+    lengths = np.einsum("ij,ij->i", train, train)
+    found = []
+    for start in range(0, len(features), BLOCK):
+        part = features[start : start + BLOCK]
+        squares = np.einsum("ij,ij->i", part, part)[:, None] + lengths - 2 * part @ train.T
+        nearest = np.partition(squares, count - 1, axis=1)[:, :count]
+        found.append(np.sqrt(np.maximum(nearest, 0)).mean(axis=1))
+    return np.concatenate(found) if found else np.empty(0, np.float32)
+
+
+def measure_pixels(pixels: Pixels) -> Floats:
+    """Return brightness, contrast and sharpness of images; see `Measurements.pixels`.
+
+    Args:
+        pixels: uint8 array of shape (images, height, width, 1 or 3).
+    """
+    found = []
+    for image in pixels:
+        grey = image[:, :, 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        found.append((grey.mean(), grey.std(), cv2.Laplacian(grey, cv2.CV_32F).std()))
+    return np.array(found, np.float32).reshape(len(pixels), 3)
+
+
+def sample_of(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return at most `MOST` of the rows, drawn with a fixed seed, in order."""
+    if len(rows) <= MOST:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
+
+
+def write(folder: Path, known: KnownImages) -> None:
+    """Write it beside the weights of a model."""
+    with new_file(folder / FILE).open("wb") as file:
+        np.savez(
+            file,
+            train=known.train,
+            usual=known.usual,
+            features=known.sample.features,
+            probabilities=known.sample.probabilities,
+            pixels=known.sample.pixels,
+            digests=np.array(sorted(known.digests), np.str_),
+            hashes=np.array(known.hashes, np.str_),
+            duplicate_distance=np.array(
+                [] if known.duplicate_distance is None else [known.duplicate_distance], np.int64
+            ),
+        )
+
+
+def read(folder: Path) -> KnownImages | None:
+    """Read what `write` wrote; None for a model that was not evaluated."""
+    if not (folder / FILE).is_file():
+        return None
+    with np.load(folder / FILE, allow_pickle=False) as stored:
+        distance = stored["duplicate_distance"]
+        return KnownImages(
+            stored["train"],
+            stored["usual"],
+            Measurements(stored["features"], stored["probabilities"], stored["pixels"]),
+            frozenset(stored["digests"].tolist()),
+            tuple(stored["hashes"].tolist()),
+            int(distance[0]) if len(distance) else None,
+        )
+
+
+def identities(dataset: "PreparedDataset") -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the digests and perceptual hashes of a dataset's training and validation images."""
+    rows = [row for row in dataset.rows if row.split != "test"]
+    hashes = tuple(row.perceptual_hash for row in rows if row.perceptual_hash)
+    return frozenset(row.sha256 for row in rows), hashes
