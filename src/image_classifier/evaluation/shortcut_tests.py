@@ -21,7 +21,6 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import rankdata
 
 from image_classifier.data import images
 from image_classifier.data.depth import is_deep
@@ -29,7 +28,6 @@ from image_classifier.data.images import Pixels, Rendering
 from image_classifier.data.manifest import ImageRow
 from image_classifier.errors import InputError
 from image_classifier.evaluation.bootstrap import CERTAIN, certain_mean_recall, resample
-from image_classifier.evaluation.metrics import balanced_accuracy
 from image_classifier.evaluation.predictions import CHUNK, Predictions
 from image_classifier.evaluation.probes import RIM, SIDE
 from image_classifier.project import paths
@@ -53,6 +51,10 @@ DESCRIPTIONS = {
 FILES = 500  # so many test images are encoded again at most: it takes about 0.1 s each
 AVERAGED = 200  # so many training images of each class make the mean image
 JPEG = ("JPEG", "MPO")
+METRICS = ("balanced_accuracy", "roc_auc")
+# Bonferroni: either metric can make a test suspicious, so each decides by a 97.5% interval
+ONE_OF_TWO = 0.025 / len(METRICS)
+BLOCK = 100  # bootstrap samples at a time: limits the memory
 GREY, PALETTE = ("L", "LA", "1"), ("P", "PA")  # modes of Pillow
 
 
@@ -469,18 +471,23 @@ def _judge(
     answers = [(sample.test.probabilities[positions], before), (changed, predicted)]
     if same is not None:
         answers.append((same, sample.classifier.decide(same)))
-    draws = {metric: [] for metric in METRICS}  # type: dict[str, list[list[float]]]
-    everything = np.arange(len(labels))
-    for rows in (everything, *resample([str(number) for number in clusters])):
-        for metric, function in METRICS.items():
-            draws[metric].append(
-                [function(labels[rows], p[rows], calls[rows]) for p, calls in answers]
+    samples = (np.arange(len(labels)), *resample([str(number) for number in clusters]))
+    draws = {metric: np.empty((len(samples), len(answers))) for metric in METRICS}
+    for start in range(0, len(samples), BLOCK):
+        block = slice(start, start + BLOCK)
+        weights = np.array(
+            [np.bincount(rows, minlength=len(labels)) for rows in samples[block]], np.float64
+        )
+        for number, (probabilities, calls) in enumerate(answers):
+            draws["balanced_accuracy"][block, number] = weighted_balanced_accuracy(
+                weights, labels, calls
             )
+            draws["roc_auc"][block, number] = weighted_roc_auc(weights, labels, probabilities)
     independent = [len(np.unique(clusters[labels == index])) for index in np.unique(labels)]
     chances = {"balanced_accuracy": 1 / changed.shape[1], "roc_auc": 0.5}
     found = {
         metric: _metric(
-            metric, np.array(values), chances[metric], independent, threshold,
+            metric, values, chances[metric], independent, threshold,
             judged=name != "border_hidden",
         )
         for metric, values in draws.items()
@@ -586,31 +593,49 @@ def _difference_ends(
     return low, high
 
 
-def roc_auc(labels: Integers, probabilities: Floats) -> float:
-    """Return the area under the ROC curve; of more than two classes, the mean of one against all.
+def weighted_balanced_accuracy(weights: Floats, labels: Integers, predicted: Integers) -> Floats:
+    """Return the balanced accuracy of many bootstrap samples, float array of shape (samples,).
 
-    The same as `roc_auc` and `roc_auc_macro` of `classification_metrics`, and ten times as fast
-    (from the ranks; Hanley and McNeil, Radiology 143, 1982). NaN if all labels are of one class.
+    The same as `metrics.balanced_accuracy`, for all samples at once.
+
+    Args:
+        weights: float array of shape (samples, images): how often a sample has each image.
+        labels: int64 array of shape (images,).
+        predicted: int64 array of shape (images,).
     """
-    classes = np.unique(labels) if probabilities.shape[1] > 2 else np.array([1])
-    ranks = rankdata(probabilities[:, classes], axis=0)
-    actual = labels[:, None] == classes
-    positive = actual.sum(axis=0)
-    pairs = positive * (len(labels) - positive)
-    if not pairs.all():
-        return float("nan")
-    wins = (ranks * actual).sum(axis=0) - positive * (positive + 1) / 2
-    return float(np.mean(wins / pairs))
+    actual = labels[:, None] == np.unique(labels)
+    right = actual & (predicted == labels)[:, None]
+    return _mean_known(weights @ right, weights @ actual)
 
 
-METRICS: dict[str, Callable[[Integers, Floats, Integers], float]] = {
-    "balanced_accuracy": lambda labels, probabilities, predicted: balanced_accuracy(
-        labels, predicted
-    ),
-    "roc_auc": lambda labels, probabilities, predicted: roc_auc(labels, probabilities),
-}
-# Bonferroni: either metric can make a test suspicious, so each decides by a 97.5% interval
-ONE_OF_TWO = 0.025 / len(METRICS)
+def weighted_roc_auc(weights: Floats, labels: Integers, probabilities: Floats) -> Floats:
+    """Return the area under the ROC curve of many bootstrap samples; see above.
+
+    The same as `roc_auc` and `roc_auc_macro` of `metrics.classification_metrics`: the share of the
+    pairs of a positive and a negative image that are ranked rightly; ties count half (Hanley and
+    McNeil, Radiology 143, 1982). NaN in a sample with one class only.
+    """
+    wins, pairs = [], []
+    for index in np.unique(labels) if probabilities.shape[1] > 2 else [1]:
+        order = np.argsort(probabilities[:, index], kind="stable")
+        ranked = probabilities[order, index]
+        starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+        positive, negative = (
+            np.add.reduceat(weights[:, order] * chosen, starts, axis=1)
+            for chosen in (labels[order] == index, labels[order] != index)
+        )
+        below = np.cumsum(negative, axis=1) - negative
+        wins.append((positive * (below + negative / 2)).sum(axis=1))
+        pairs.append(positive.sum(axis=1) * negative.sum(axis=1))
+    return _mean_known(np.array(wins).T, np.array(pairs).T)
+
+
+def _mean_known(parts: Floats, wholes: Floats) -> Floats:
+    """Return the mean share of each row, without those of nothing; NaN where there is no other."""
+    known = wholes > 0
+    shares = np.where(known, parts / np.where(known, wholes, 1), 0)
+    number = known.sum(axis=1)
+    return np.where(number > 0, shares.sum(axis=1) / np.maximum(number, 1), np.nan)
 
 
 def sentence(test: Mapping[str, Any]) -> str:
@@ -638,7 +663,9 @@ def sentence(test: Mapping[str, Any]) -> str:
         )
     ending = f". {MEANINGS[test['name']]}" if test["suspicious"] else ""
     if ending and not score["suspicious"]:
-        ending = f". The ROC-AUC counts: the probabilities shift, but still differ by class{ending}"
+        ending = (
+            f". The probabilities shift, but the ROC-AUC shows that they tell the class{ending}"
+        )
     return f"{text}{remarks}{ending}."
 
 
@@ -657,7 +684,7 @@ WORDS = {
     "other_file": "With images stored like a file of another class",
 }
 MEANINGS = {
-    "centre_hidden": "So the model needs only the border",
-    "other_border": "So the model decides by the border",
-    "other_file": "So the model decides by how the files are stored",
+    "centre_hidden": "So the border alone tells the model most of what it knows about the class",
+    "other_border": "So the answers depend on the class of the border",
+    "other_file": "So the answers depend on how the files of a class are stored",
 }
