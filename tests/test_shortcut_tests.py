@@ -101,11 +101,10 @@ def new_world(folder: Path, kind: str) -> World:
     dataset = PreparedDataset(rows, folder / "images.npy", labels, ["0", "1"], "", {})
     keras.utils.set_random_seed(0)
     inputs = keras.Input((SIDE, SIDE, 1), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Rescaling(1 / 32, -4)(inputs)
     x = keras.layers.Conv2D(8, 3, activation="relu")(x)
     x = keras.layers.MaxPooling2D(2)(x)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(x)
-    x = keras.layers.BatchNormalization(momentum=0.8)(x)
     x = keras.layers.Concatenate()(
         [keras.layers.GlobalMaxPooling2D()(x), keras.layers.GlobalAveragePooling2D()(x)]
     )
@@ -113,7 +112,7 @@ def new_world(folder: Path, kind: str) -> World:
     network.compile(keras.optimizers.Adam(0.005), "binary_crossentropy")
     pixels = np.stack(arrays[:TRAINING])
     network.fit(pixels, labels[:TRAINING], batch_size=20, epochs=12, verbose=0)
-    limit = best_youden(labels[:TRAINING], network.predict(pixels, verbose=0)[:, 0])
+    limit = best_youden(labels[:TRAINING], np.asarray(network(pixels))[:, 0].astype(float))
     metadata = classifier.Metadata(["0", "1"], limit, 1.0, SIDE, SIDE, 1, images.DECODER_VERSION)
     model = classifier.Classifier(network, metadata)
     return World(folder, dataset, model, predict_split(model, dataset, "test"))
