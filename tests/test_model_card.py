@@ -52,6 +52,21 @@ def test_the_looks_at_the_test_set_are_said_and_that_fresh_images_are_due(report
     assert "**Fresh test images are due: after 30 looks" in model_card.write(report)
 
 
+def test_the_tests_on_the_model_are_in_the_card_and_a_suspicious_one_is_a_warning(report: dict):
+    names = [test["name"] for test in report["shortcut_tests"]]
+    assert names == ["centre_hidden", "border_hidden", "other_border", "other_file"]
+    swap = report["shortcut_tests"][2]
+    number = f"{swap['balanced_accuracy']['same_class']:.4f}"
+    card = model_card.write(report)
+    assert "| other_border: the outer tenth at each side is that of an image of another" in card
+    assert f"; same class {number} |" in card
+    swap["suspicious"] = swap["balanced_accuracy"]["suspicious"] = True
+    report["shortcuts"] = ["other_border"]
+    for text in (model_card.write(report), model_card.summary(report)):
+        assert "Possible shortcut: With the border of an image of another class, the model" in text
+        assert "So the answers depend on the class of the border. So the model's value" in text
+
+
 def test_a_model_that_answers_one_class_only_is_said(report: dict):
     report["confusion"] = [[40, 0], [40, 0]]
     report["test"]["balanced_accuracy"]["value"] = 0.5
@@ -61,7 +76,7 @@ def test_a_model_that_answers_one_class_only_is_said(report: dict):
     for text in (card, summary):
         assert "The model answers NORMAL for every test image" in text
     assert "is not higher than that of the probe metadata and border" in card
-    assert "No probe suggests a shortcut" not in card
+    assert "No probe and no test suggests a shortcut" not in card
 
 
 def test_a_class_that_is_never_answered_is_said(report: dict):

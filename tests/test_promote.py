@@ -258,6 +258,17 @@ def test_a_suspected_shortcut_is_refused_unless_accepted_by_name(
     assert champion(registry, name) == version
 
 
+def test_a_suspicious_test_of_the_model_is_refused_with_what_it_found(
+    registry: mlflow.MlflowClient, name: str
+):
+    evaluated(name, 0.5, shortcuts={"border": "the border", "other_border": "With the border, 0.4"})
+    (reason,) = decide(name, "promotion.accept_shortcuts=[border]")["reasons"]
+    assert "of the probe border is suspiciously high, compared with the model's; test" in reason
+    assert "; test other_border: With the border, 0.4 (see the model card)" in reason
+    assert "promotion.accept_shortcuts=[border,other_border]" in reason
+    assert decide(name, "promotion.accept_shortcuts=[border,other_border]")["champion"]
+
+
 def test_a_growing_dataset_compares_on_what_the_champion_has_not_seen(
     registry: mlflow.MlflowClient, name: str, capsys: pytest.CaptureFixture[str]
 ):

@@ -534,7 +534,9 @@ class Evaluation(Section):
     shortcut_threshold: Fraction = Field(
         description="A probe is a classifier that sees only file metadata, or only the border of "
         "the images. A shortcut is suspected when the probe is clearly better than chance, and its "
-        "lead over chance is at least this fraction of the model's lead over chance."
+        "lead over chance is at least this fraction of the model's lead over chance. The tests "
+        "on the model use the same fraction: of the lead that is left when the centre of the "
+        "images is hidden, or that is lost with the border, or the kind of file, of another class."
     )
     coverage: Fraction = Field(
         description="Each prediction lists the plausible classes. For this share of the images "
@@ -556,6 +558,10 @@ class Evaluation(Section):
     )
 
 
+ProbeName = Literal["metadata", "border"]
+ShortcutName = Literal["metadata", "border", "centre_hidden", "other_border", "other_file"]
+
+
 class Promotion(Section):
     """What a version must reach on the test images to become champion."""
 
@@ -569,8 +575,9 @@ class Promotion(Section):
     minimum_recall: Probability = Field(
         description="Smallest recall of every class: the share of its images that are recognised."
     )
-    accept_shortcuts: list[Literal["metadata", "border"]] = Field(
-        description="Suspected shortcuts that do not stop a promotion, e.g. `[metadata, border]`."
+    accept_shortcuts: list[ShortcutName] = Field(
+        description="Suspected shortcuts that do not stop a promotion, e.g. `[metadata, border]`. "
+        "`metadata` and `border` are probes; the others are tests on the model."
     )
 
 

@@ -161,6 +161,18 @@ def decode(content: bytes | Path, rendering: Rendering, *, complete: bool = Fals
     return np.asarray(image, dtype=np.uint8).reshape(shape)
 
 
+def upright_size(content: bytes) -> tuple[int, int]:
+    """Return width and height of an encoded image, which is no DICOM file, after EXIF rotation.
+
+    Raises:
+        UnreadableImage: it is not an image.
+    """
+    with _reasons(), _open(content) as image:
+        width, height = image.size
+        swapped = _orientation(image) in range(5, 9)
+        return (height, width) if swapped else (width, height)
+
+
 def values_of(path: Path) -> Values:
     """Return the values of an image with more than 8 bits per channel: float32, of any shape.
 

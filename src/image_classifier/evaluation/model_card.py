@@ -5,6 +5,7 @@ from typing import Any
 
 from image_classifier.data.labels import SPLITS
 from image_classifier.evaluation import looks
+from image_classifier.evaluation.shortcut_tests import sentence
 
 HEADLINE = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
 SOURCES = 20  # in the table; the complete list is in report.json
@@ -262,7 +263,7 @@ def variation(report: Mapping[str, Any]) -> str:
 
 
 def shortcuts(report: Mapping[str, Any]) -> str:
-    """Return what the probes found."""
+    """Return what the probes and the tests of the model found."""
     rows = [
         [
             f"{probe['name']}: {report['probe_descriptions'][probe['name']]}",
@@ -273,6 +274,19 @@ def shortcuts(report: Mapping[str, Any]) -> str:
     ]
     chance = report["probes"][0]["chance"]
     model = report["test"]["balanced_accuracy"]["value"]
+    tests = [
+        [
+            f"{test['name']}: {report['probe_descriptions'][test['name']]}",
+            *(changed(test, metric) for metric in ("balanced_accuracy", "roc_auc")),
+            f"{test['flipped']} of {test['images']}",
+        ]
+        for test in report["shortcut_tests"]
+    ]
+    remarks = [
+        f"{test['name']}: {'; '.join(test['remarks'])}."
+        for test in report["shortcut_tests"]
+        if test["remarks"]
+    ]
     equal = [
         probe["name"] for probe in report["probes"]
         if probe["balanced_accuracy"] >= model and not probe["suspicious"]
@@ -286,29 +300,46 @@ def shortcuts(report: Mapping[str, Any]) -> str:
             f"helps on the test images.**"
         )
     else:
-        verdict = "No probe suggests a shortcut."
+        verdict = "No probe and no test suggests a shortcut."
     return (
         f"Probes are classifiers that see only the file metadata, or only the border, trained "
         f"on the same training images and tested on the same test images as the model. "
         f"Balanced accuracy: chance {chance:.3f}, the model "
         f"{model:.3f}.\n\n"
         + table(["probe", "balanced accuracy", "(probe - chance) / (model - chance)"], rows)
+        + "\n\nThe tests show the model itself the test images in changed forms. In the last two, "
+        "the second value is with the border, or the kind of file, of another image of the same "
+        "class.\n\n"
+        + table(["test", "balanced accuracy", "ROC-AUC", "changed predictions"], tests)
+        + "".join(f"\n\n{remark}" for remark in remarks)
         + f"\n\n{verdict}"
     )
 
 
+def changed(test: Mapping[str, Any], metric: str) -> str:
+    """Return a metric on the images that a test changed, with its interval and its control."""
+    found = test[metric]
+    if found is None:
+        return "n/a"
+    value = f"{number(found['value'])} ({interval(found)})"
+    same = "" if found["difference"] is None else f"; same class {number(found['same_class'])}"
+    return value + same
+
+
 def shortcut_warning(report: Mapping[str, Any]) -> str:
-    """Return in one sentence that the model may use a shortcut."""
-    suspicious = " and ".join(
+    """Return that the model may use a shortcut, and what says so."""
+    model = report["test"]["balanced_accuracy"]["value"]
+    probes = " and ".join(
         f"the balanced accuracy of the {probe['name']} probe is {probe['balanced_accuracy']:.1%}"
         + (f" (mainly by {probe['leading']})" if probe["leading"] else "")
         for probe in report["probes"]
         if probe["suspicious"]
     )
+    found = [f"{probes}, that of the model {model:.1%}."] if probes else []
+    found += [sentence(test) for test in report["shortcut_tests"] if test["suspicious"]]
     return (
-        f"Possible shortcut: {suspicious}, that of the model "
-        f"{report['test']['balanced_accuracy']['value']:.1%}. So the model's value does not show "
-        f"that the model uses the content of the images."
+        f"Possible shortcut: {' '.join(found)} So the model's value does not show that the model "
+        f"uses the content of the images."
     )
 
 

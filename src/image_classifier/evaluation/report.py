@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix
 
 from image_classifier.config.schema import Config, PretrainedModel
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.evaluation import bootstrap, external_sets, metrics, probes
+from image_classifier.evaluation import bootstrap, external_sets, metrics, probes, shortcut_tests
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.project import paths
 from image_classifier.project.records import read_record
@@ -27,6 +27,9 @@ def make_report(
     """Return everything that is known about a model, ready for JSON."""
     found = probes.run_probes(
         dataset, test.metrics["balanced_accuracy"], config.evaluation.shortcut_threshold
+    )
+    tests = shortcut_tests.run_shortcut_tests(
+        dataset, classifier, test, config.evaluation.shortcut_threshold
     )
     fetched = read_record(paths.FETCHED, "fetch", unused=dict[str, int], notes=list[str])
     split = read_record(
@@ -64,8 +67,12 @@ def make_report(
         ).tolist(),
         "sources": metrics_by_source(dataset, test),
         "probes": [asdict(probe) for probe in found],
-        "probe_descriptions": probes.DESCRIPTIONS,
-        "shortcuts": [probe.name for probe in found if probe.suspicious],
+        "shortcut_tests": [asdict(one) for one in tests],
+        "probe_descriptions": probes.DESCRIPTIONS | shortcut_tests.DESCRIPTIONS,
+        "shortcuts": [
+            *(probe.name for probe in found if probe.suspicious),
+            *(one.name for one in tests if one.suspicious),
+        ],
         "external": external_sets.measure_all(config, dataset, classifier, test),
     }
 

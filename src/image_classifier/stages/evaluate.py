@@ -1,8 +1,8 @@
 """evaluate: chooses the decision threshold, measures the model on the test images, registers it.
 
-Reads the trained model, the prepared images and the external sets. Writes metrics with intervals,
-predictions, suspected label errors, plots, probes for shortcuts, results on the external sets, heat
-maps and a model card, and logs all of it to the training's MLflow run.
+Reads the trained model, the prepared images, their files and the external sets. Writes metrics with
+intervals, predictions, suspected label errors, plots, probes and tests for shortcuts, results on the
+external sets, heat maps and a model card, and logs all of it to the training's MLflow run.
 
 A registered version never changes: with another threshold or temperature the same weights are
 registered again, as a new version.
@@ -22,7 +22,13 @@ from image_classifier.data.dataset import load_prepared
 from image_classifier.data.labels import UNKNOWN
 from image_classifier.data.manifest import test_digest
 from image_classifier.errors import InputError
-from image_classifier.evaluation import external_sets, label_errors, model_card, plots
+from image_classifier.evaluation import (
+    external_sets,
+    label_errors,
+    model_card,
+    plots,
+    shortcut_tests,
+)
 from image_classifier.evaluation.doubt import know_images, measure_doubt
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
@@ -117,7 +123,7 @@ def evaluate(config: Config) -> None:
         "version": version.version,
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
-        "shortcuts": {name: report["probe_descriptions"][name] for name in report["shortcuts"]},
+        "shortcuts": suspected(report),
         "intervals": report["test"],
         "chance": report["chance"],
         "duplicate_distance": config.split.duplicate_distance,
@@ -162,13 +168,28 @@ def variation(run_id: str) -> dict[str, Any]:
     return found
 
 
+def suspected(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return for each suspected shortcut what the probe sees, or what the test found."""
+    found = {test["name"]: shortcut_tests.sentence(test) for test in report["shortcut_tests"]}
+    return {
+        name: found.get(name, report["probe_descriptions"][name]).rstrip(".")
+        for name in report["shortcuts"]
+    }
+
+
 def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test metrics, the probes and the external sets as MLflow metrics."""
+    """Return the test metrics, probes, shortcut tests and external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
         | {
             f"probe_{probe['name']}_balanced_accuracy": probe["balanced_accuracy"]
             for probe in report["probes"]
+        }
+        | {
+            f"shortcut_{test['name']}_{metric}": test[metric]["value"]
+            for test in report["shortcut_tests"]
+            for metric in ("balanced_accuracy", "roc_auc")
+            if test[metric] and test[metric]["value"] is not None
         }
         | {
             f"external_{name}_accuracy": entry["accuracy"]

@@ -11,11 +11,11 @@ gets the alias `challenger` if only the comparison stands in its way. Writes the
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from image_classifier.config.schema import Config, Promotion
+from image_classifier.config.schema import Config, ProbeName, Promotion
 from image_classifier.data.manifest import ImageRow, manifest_digest, read_manifest, test_digest
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
@@ -281,15 +281,24 @@ def unaccepted_shortcuts(found: Mapping[str, str], promotion: Promotion) -> list
     """Return as a sentence the suspected shortcuts that the settings do not accept.
 
     Args:
-        found: For each suspicious probe, what it sees.
+        found: For each suspicious probe what it sees, and for each suspicious test of the model
+            what it found.
         promotion: The shortcuts that are accepted.
     """
     if not set(found) - set(promotion.accept_shortcuts):
         return []
+    probes = [name for name in found if name in get_args(ProbeName)]
+    tests = [f"test {name}: {what}" for name, what in found.items() if name not in probes]
+    suspicions = tests
+    if probes:
+        suspicions = [
+            f"the balanced accuracy of the probe {' and of the probe '.join(probes)} is "
+            f"suspiciously high, compared with the model's",
+            *tests,
+        ]
     return [
-        f"possible shortcut: the balanced accuracy of the probe {' and of the probe '.join(found)} "
-        f"is suspiciously high, compared with the model's (see the model card). To promote anyway, "
-        f"set promotion.accept_shortcuts=[{','.join(found)}]"
+        f"possible shortcut: {'; '.join(suspicions)} (see the model card). To promote anyway, set "
+        f"promotion.accept_shortcuts=[{','.join(found)}]"
     ]
 
 

@@ -47,6 +47,7 @@ OTHER_METRICS = (
     "system/",
     "test_",
     "probe_",
+    "shortcut_",
     "external_",
     "train_seconds",
     "cpu_seconds",
