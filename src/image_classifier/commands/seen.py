@@ -29,7 +29,7 @@ from image_classifier.project import paths
 if TYPE_CHECKING:
     from image_classifier.tracking.seen import Matches, Training, Use
 
-VERBS = {"train": "trained", "validation": "validated", "test": "tested"}
+SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 LISTED = 10  # versions, and runs, in a line
 SEEN, NOT_CERTAIN = 3, 1  # exit codes
 
@@ -127,30 +127,31 @@ def describe(
         return [f"{path}: not seen by any of the {known} trainings in this store.{rest}{limit}"]
     groups: dict[tuple[int, bool, bool, bool, bool], list[tuple[Training, Use]]] = {}
     for training, use in used:
-        key = use.rank, use.not_exact, use.inherited, use.fold_known, use.scene
+        key = use.rank, use.not_exact, use.inherited, not use.fold_known, use.scene
         groups.setdefault(key, []).append((training, use))
     lines = [f"{path}:{limit}"]
     for key in sorted(groups):
         who = names_of([training for training, _ in groups[key]])
-        lines.append(f"  {how(min(use for _, use in groups[key]))}: {who}")
+        lines.append(f"  {how(min(use for _, use in groups[key]))} {who}")
     return lines
 
 
 def how(use: "Use") -> str:
-    """Return how a training used an image, in words."""
-    verb = VERBS[use.split]
+    """Return how a training used an image, as the beginning of a sentence."""
+    split = SPLIT_NAMES[use.split]
     if not use.fold_known and use.split != "test":
-        verb = "trained or validated"  # its run is gone, and with it the fold
-    through = " through the weights they started from" if use.inherited else ""
+        split = "training or validation"  # its run is gone, and with it the fold
+    these = "of those whose weights these started from" if use.inherited else "of"
+    place = f"in the {split} images {these}"
     if use.scene:
         return (
-            f"{verb}{through} on at least {SCENE_IMAGES} images that look like it, as frames of a "
-            f"fixed camera do, so it may be another frame; the nearest is {use.path} ({use.bits} "
-            f"of 576 bits differ)"
+            f"at least {SCENE_IMAGES} images look like it, as frames of a fixed camera do, so it "
+            f"may be another frame; the nearest, {use.path} ({use.bits} of 576 bits differ), is "
+            f"{place}"
         )
     if use.not_exact:
-        return f"{verb}{through} on a near copy, {use.path} ({use.bits} of 576 bits differ)"
-    return f"{verb}{through} on exactly this image, {use.path}"
+        return f"a near copy, {use.path} ({use.bits} of 576 bits differ), is {place}"
+    return f"exactly this image, {use.path}, is {place}"
 
 
 def names_of(trainings: Sequence["Training"]) -> str:
@@ -180,7 +181,10 @@ def total(strongest: Sequence[int]) -> str:
             none.
     """
     counts = [strongest.count(rank) for rank in range(len(SPLITS) + 1)]
-    parts = [f"{count} {VERBS[name]} on" for name, count in zip(SPLITS, counts[:-1], strict=True)]
+    parts = [
+        f"{count} in {SPLIT_NAMES[name]} images"
+        for name, count in zip(SPLITS, counts[:-1], strict=True)
+    ]
     return f"{len(strongest)} images: {', '.join(parts)}, {counts[-1]} not seen."
 
 

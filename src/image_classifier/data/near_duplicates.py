@@ -142,7 +142,8 @@ def differing_bits(perceptual_hash: str, others: Words) -> Indices:
         perceptual_hash: 144 hexadecimal digits.
         others: From `as_words`.
     """
-    return np.bitwise_count(others ^ as_words([perceptual_hash])).sum(axis=1, dtype=np.int64)
+    bits: Indices = np.bitwise_count(others ^ as_words([perceptual_hash])).sum(1, dtype=np.int64)
+    return bits
 
 
 def perceptual_hash(pixels: Pixels) -> str:

@@ -218,7 +218,7 @@ def read_from(holders: Sequence[str], digest: str) -> list[ImageRow]:
             except InputError:
                 reason = "another version of this package wrote it"
             except MlflowException as error:
-                if not connection.is_refusal(error) and "No such" not in str(error):
+                if not connection.is_refusal(error):
                     raise
                 reason = "it is deleted"
             except OSError:
