@@ -43,13 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
-    names, distance = find_files(arguments.sources), load().split.duplicate_distance
+    distance = load().split.duplicate_distance
+    names = list(dict.fromkeys(find_files(arguments.sources)))
     files, skipped = read_files(names)
 
     from image_classifier.tracking import connection, seen  # import MLflow
 
     with connection.require_mlflow():
         trainings, holders = seen.find_trainings()
+        if not trainings:
+            raise InputError(
+                f"{connection.public_uri()} has no training, so it cannot say what was seen. Set "
+                f"MLFLOW_TRACKING_URI to the store that has the runs."
+            )
         matches: list[dict[str, Matches]] = [{} for _ in files]
         unreadable: dict[str, str] = {}
         wanted = {split.manifest_digest for training in trainings for split in training.splits}

@@ -532,13 +532,14 @@ class Evaluation(Section):
         "lead over chance is at least this fraction of the model's lead over chance."
     )
     coverage: Fraction = Field(
-        description="Each prediction lists the plausible classes. For this share of the images "
-        "from the same source, the true class is among them. The validation images decide how "
-        "probable a plausible class is."
+        description="Each prediction lists the plausible classes: the predicted one, and those "
+        "that are probable enough. For at least this share of new images from the same source, on "
+        "average and for all classes together, the true class is among them. The validation images "
+        "decide how probable is enough."
     )
     unknown: list[Literal["ambiguous", "unusual"]] = Field(
         description="When a prediction is `unknown` instead of a class. `ambiguous`: the predicted "
-        "class is not the only plausible one. `unusual`: the image is unlike the training images, "
+        "class is not the only plausible one (see `coverage`). `unusual`: the image is unlike the training images, "
         "see `unusual_percentile`. `[]`: never."
     )
     unusual_percentile: Annotated[float, Field(gt=0, lt=100)] = Field(

@@ -12,17 +12,15 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from image_classifier import known_images
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
-from image_classifier.data.labels import UNKNOWN
-from image_classifier.errors import InputError
 from image_classifier.evaluation import external_sets, model_card, plots
-from image_classifier.evaluation.doubt import know_images, measure_doubt
+from image_classifier.evaluation.doubt import check_unknown, know_images, measure_doubt
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.spread import spread
@@ -69,10 +67,12 @@ def evaluate(config: Config) -> None:
         )
         write_metadata(model, classifier.metadata)
         test = predict_split(classifier, dataset, "test")
-        known = know_images(config, dataset, classifier, validation, test)
+        remember = config.evaluation.remember_images and "start_from" in run
+        inherited = runs.seen_by(run["start_from"]["run_id"]) if remember else []
+        known = know_images(config, dataset, classifier, validation, test, inherited)
         known_images.write(model, known)
         report = make_report(config, dataset, classifier, validation, test)
-        report["doubt"] = measure_doubt(classifier, known, test)
+        report["doubt"] = measure_doubt(classifier, known, validation, test)
 
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"
@@ -121,15 +121,6 @@ def evaluate(config: Config) -> None:
     print(model_card.summary(report))
 
 
-def check_unknown(classes: Sequence[str], config: Config) -> None:
-    """Raise an InputError if `unknown` would be both a class and the answer `unknown`."""
-    if config.evaluation.unknown and UNKNOWN in classes:
-        raise InputError(
-            f"A class is called {UNKNOWN}, as the answer for images in doubt: rename the class, or "
-            f"set evaluation.unknown=[]."
-        )
-
-
 def variation(run_id: str) -> dict[str, Any]:
     """Return how much the validation result of a run's settings varies, as far as it was measured.
 
@@ -150,9 +141,13 @@ def variation(run_id: str) -> dict[str, Any]:
 
 
 def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test metrics, the probes and the external sets as MLflow metrics."""
+    """Return the test metrics, doubt, the probes and the external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
+        | {
+            "test_coverage": report["doubt"]["covered"]["value"],
+            "test_unusual": report["doubt"]["unusual"]["value"],
+        }
         | {
             f"probe_{probe['name']}_balanced_accuracy": probe["balanced_accuracy"]
             for probe in report["probes"]
