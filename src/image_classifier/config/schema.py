@@ -539,7 +539,7 @@ class Evaluation(Section):
     )
     unknown: list[Literal["ambiguous", "unusual"]] = Field(
         description="When a prediction is `unknown` instead of a class. `ambiguous`: the predicted "
-        "class is not the only plausible one (see `coverage`). `unusual`: the image is unlike the training images, "
+        "class is not the only plausible one. `unusual`: the image is unlike the training images, "
         "see `unusual_percentile`. `[]`: never."
     )
     unusual_percentile: Annotated[float, Field(gt=0, lt=100)] = Field(

@@ -219,8 +219,8 @@ def doubt(report: Mapping[str, Any]) -> str:
     once = ", each patient or group counting once" if report["duplicates"]["groups"] else ""
     parts = [
         f"Each prediction lists the plausible classes: the predicted one, the most probable one, "
-        f"and those with a probability of at least {found['plausible_limit']:.4g}. This limit comes "
-        f"from {found['validation_clusters']} independent validation images. It is made so that, on "
+        f"and those with a probability of at least {found['plausible_limit']:.4g}. This limit "
+        f"comes from {found['validation_clusters']} independent validation images, so that, on "
         f"average, the true class is plausible for at least {found['coverage']:.4g} of new images "
         f"from the same source; with so many validation images, 95% of such models reach "
         f"{spread_of(found['range'])}, or more. On the test images{once} it is "
