@@ -15,7 +15,7 @@ class Prediction(TypedDict):
 
     Attributes:
         label: The predicted class; `unknown` where the model's settings want it.
-        probability: The probability of the predicted class, 0 to 1.
+        probability: The probability of the class that is predicted without `unknown`, 0 to 1.
         probabilities: The probability of every class.
         plausible: The plausible classes, the predicted one among them; see `Metadata.coverage`.
             None in models that do not know them.
