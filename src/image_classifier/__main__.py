@@ -31,6 +31,7 @@ COMMANDS = {
     "dataset": "look at your images, and write the settings for them",
     "train": "train one model, or many with --multirun",
     "predict": "classify image files",
+    "seen": "tell which trainings have used an image",
     "serve": "classify images over HTTP",
     "summary": "show the results of the pipeline, and what to do next",
     "adopt": "make the settings of a run the defaults",

@@ -68,11 +68,13 @@ class Metadata:
         scale: The values that became 0 and 255 in training images with more than 8 bits per
             channel; None if there were no such images.
         flip: Whether the probabilities are the mean of those of the image and its mirror image.
-        coverage: Of images from the same source, so many have the true class among the plausible
-            ones, 0 to 1; None in versions that were registered before.
-        plausible_limit: A class is plausible when its probability is at least this, 0 to 1.
-        unknown: When the answer is `unknown`: `ambiguous`: not exactly one class is plausible, or
-            another one than the predicted class; `unusual`: see `unusual_percentile`.
+        coverage: For at least this share of images from the same source, on average, the true
+            class is among the plausible ones, 0 to 1; see `doubt.plausible_limit`. None in
+            versions that were registered before.
+        plausible_limit: A class is plausible when its probability is at least this, 0 to 1. The
+            predicted class and the most probable one always are.
+        unknown: When the answer is `unknown`: `ambiguous`: more than one class is plausible;
+            `unusual`: see `unusual_percentile`.
         unusual_percentile: An image is unusual from this percentile on; see
             `KnownImages.percentiles`.
         weights_sha256: SHA-256 of the file of the weights; `write_metadata` sets it.
@@ -226,15 +228,24 @@ class Classifier:
         chosen: npt.NDArray[np.int64] = np.argmax(probabilities, axis=1)
         return chosen
 
-    def plausible(self, probabilities: npt.NDArray[np.float32]) -> list[str] | None:
-        """Return the plausible classes for a row of `probabilities`; None if not known."""
-        metadata = self.metadata
-        if metadata.coverage is None:
-            return None
-        return [
-            name for name, value in zip(metadata.classes, probabilities, strict=True)
-            if value >= metadata.plausible_limit
-        ]  # fmt: skip
+    def plausible(
+        self, probabilities: Probabilities, threshold: float | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Return which classes are plausible: bool array of the shape of `probabilities`.
+
+        The predicted class and the most probable class always are: if the model is more often
+        right than `Metadata.coverage` asks for, some images would have no plausible class
+        otherwise. More plausible classes only raise the coverage.
+
+        Args:
+            probabilities: float32 array of shape (images, classes).
+            threshold: See `decide`.
+        """
+        chosen = np.asarray(probabilities >= self.metadata.plausible_limit)
+        images = np.arange(len(chosen))
+        chosen[images, np.argmax(probabilities, axis=1)] = True
+        chosen[images, self.decide(probabilities, threshold)] = True
+        return chosen
 
 
 def write_metadata(folder: Path, metadata: Metadata) -> None:

@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from image_classifier.config.compose import load
 from image_classifier.config.schema import PROBABILITY
-from image_classifier.data.folders import is_ignored
+from image_classifier.data.folders import find_files
 from image_classifier.data.unreadable import UnreadableImage
-from image_classifier.errors import InputError
 from image_classifier.project import paths
 
 if TYPE_CHECKING:
@@ -80,27 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
     return 1 if skipped else 0
-
-
-def find_files(sources: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the files in the given folders except ignored ones.
-
-    Raises:
-        InputError: a file or folder does not exist.
-    """
-    files: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            files += sorted(
-                path
-                for path in source.rglob("*")
-                if path.is_file() and not any(map(is_ignored, path.relative_to(source).parts))
-            )
-        elif source.is_file():
-            files.append(source)
-        else:
-            raise InputError(f"{source}: no such file or folder.")
-    return files
 
 
 def describe(uri: str, metadata: "Metadata", threshold: float | None) -> str:

@@ -539,9 +539,10 @@ class Evaluation(Section):
         "images is hidden, or that is lost with the border, or the kind of file, of another class."
     )
     coverage: Fraction = Field(
-        description="Each prediction lists the plausible classes. For this share of the images "
-        "from the same source, the true class is among them. The validation images decide how "
-        "probable a plausible class is."
+        description="Each prediction lists the plausible classes: the predicted one, and those "
+        "that are probable enough. For at least this share of new images from the same source, on "
+        "average and for all classes together, the true class is among them. The validation images "
+        "decide how probable is enough."
     )
     unknown: list[Literal["ambiguous", "unusual"]] = Field(
         description="When a prediction is `unknown` instead of a class. `ambiguous`: the predicted "

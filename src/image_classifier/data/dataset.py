@@ -80,12 +80,7 @@ class PreparedDataset:
                 f"split.folds={folds} images or groups. Set a smaller split.folds: dvc repro split "
                 f"says how many the class has."
             )
-        rows = [
-            row
-            if row.split == "test"
-            else replace(row, split="validation" if row.fold == fold else "train")
-            for row in self.rows
-        ]
+        rows = [replace(row, split=row.split_in(fold)) for row in self.rows]
         return replace(self, rows=rows)
 
     def indices(self, split: SplitName) -> npt.NDArray[np.int64]:

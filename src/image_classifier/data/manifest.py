@@ -43,6 +43,12 @@ class ImageRow:
         """The images that a bootstrap draws together: a group, or images of the same content."""
         return self.group or self.sha256
 
+    def split_in(self, fold: int | None) -> SplitName:
+        """Return the split of the image in a training with `training.fold`, or without (None)."""
+        if fold is None or self.split == "test":
+            return self.split
+        return "validation" if self.fold == fold else "train"
+
 
 def count_images(rows: list[ImageRow]) -> dict[str, dict[str, int]]:
     """Return the number of images of each class in each split."""

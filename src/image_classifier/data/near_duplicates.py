@@ -53,6 +53,7 @@ DEPTH = 4  # how often a scene is divided into scenes
 LOCAL_CHANGE = 8.0
 
 Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]  # perceptual hashes, 9 numbers each
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,25 @@ def have_near(hashes: Sequence[str], others: Sequence[str], distance: int) -> li
         others: Perceptual hashes, or empty.
         distance: The largest number of different bits, of 576.
     """
-    known = [bytes.fromhex(other) for other in others if other]
-    if not known:
-        return [False] * len(hashes)
-    table = np.frombuffer(b"".join(known), np.uint64).reshape(len(known), -1)
-    found = []
-    for text in hashes:
-        bits = np.frombuffer(bytes.fromhex(text), np.uint64)
-        different = np.bitwise_count(table ^ bits).sum(axis=1) if text else np.array([distance + 1])
-        found.append(bool(different.min() <= distance))
-    return found
+    table = as_words([other for other in others if other])
+    return [bool(text) and bool((differing_bits(text, table) <= distance).any()) for text in hashes]
+
+
+def as_words(hashes: Sequence[str]) -> Words:
+    """Return perceptual hashes, none of them empty, as uint64 array of shape (hashes, 9)."""
+    packed = np.frombuffer(b"".join(map(bytes.fromhex, hashes)), np.uint64)
+    return packed.reshape(len(hashes), SIDE * SIDE // 64)
+
+
+def differing_bits(perceptual_hash: str, others: Words) -> Indices:
+    """Return in how many bits a perceptual hash differs from others: int64 array, 0 to 576.
+
+    Args:
+        perceptual_hash: 144 hexadecimal digits.
+        others: From `as_words`.
+    """
+    bits: Indices = np.bitwise_count(others ^ as_words([perceptual_hash])).sum(1, dtype=np.int64)
+    return bits
 
 
 def perceptual_hash(pixels: Pixels) -> str:

@@ -126,19 +126,28 @@ def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[fl
     return float(interval.low), float(interval.high)
 
 
-def share_interval(chosen: npt.NDArray[np.bool_], clusters: Sequence[str]) -> dict[str, float]:
+def share_interval(
+    chosen: npt.NDArray[np.bool_], clusters: Sequence[str], equally: bool = False
+) -> dict[str, float]:
     """Return the share of chosen images as `value`, with its 95% interval, `low` and `high`.
+
+    The interval is the exact binomial one where each image is a cluster of its own; also if all
+    are chosen, or none: a cluster then counts once. Otherwise it comes from the bootstrap.
 
     Args:
         chosen: bool array of shape (images,), at least one image.
-        clusters: The cluster of each image. If all are chosen, or none, the interval is the exact
-            binomial one, in which a cluster counts once.
+        clusters: The cluster of each image.
+        equally: Whether each cluster has the same weight, instead of each image.
     """
-    value = float(chosen.mean())
-    low, high = percentiles([float(chosen[rows].mean()) for rows in resample(clusters)])
-    if value in (0, 1):
-        independent = len(set(clusters))
-        low, high = exact_interval(int(value) * independent, independent)
+    _, numbers, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    weights = 1 / sizes[numbers] if equally else np.ones(len(chosen))
+    value = float(np.average(chosen, weights=weights))
+    if len(sizes) == len(chosen) or chosen.all() or not chosen.any():
+        low, high = exact_interval(round(value * len(sizes)), len(sizes))
+    else:
+        low, high = percentiles(
+            [float(np.average(chosen[rows], weights=weights[rows])) for rows in resample(clusters)]
+        )
     return {"value": value, "low": low, "high": high}
 
 

@@ -21,6 +21,7 @@ def write(report: Mapping[str, Any]) -> str:
         "## Data\n\n" + data(report),
         "## Label errors\n\n" + label_errors(report),
         "## Test metrics\n\n" + test_metrics(report),
+        "## Doubt\n\n" + doubt(report),
         "## Variation\n\n" + variation(report),
         "## Shortcuts\n\n" + shortcuts(report),
         "## External sets\n\n" + external(report),
@@ -262,6 +263,80 @@ def variation(report: Mapping[str, Any]) -> str:
     return " ".join(lines)
 
 
+def doubt(report: Mapping[str, Any]) -> str:
+    """Return how often the true class is plausible, and how often an image is unusual."""
+    found = report["doubt"]
+    sizes = [f"{number} for {images}" for number, images in enumerate(found["sizes"]) if images]
+    once = ", each patient or group counting once" if report["duplicates"]["groups"] else ""
+    parts = [
+        f"Each prediction lists the plausible classes: the predicted one, the most probable one, "
+        f"and those with a probability of at least {found['plausible_limit']:.4g}. This limit "
+        f"comes from {found['validation_clusters']} independent validation images, so that, on "
+        f"average, the true class is plausible for at least {found['coverage']:.4g} of new images "
+        f"from the same source; with so many validation images, 95% of such models reach "
+        f"{spread_of(found['range'])}, or more. On the test images{once} it is "
+        f"{share(found['covered'])}. Number of plausible classes: {', '.join(sizes)} test images.",
+        "This is promised for all classes together, if each class has the same share of the new "
+        "images as of the validation images.",
+        f"An image is unusual when it is less like the training images than "
+        f"{found['unusual_percentile']:g}% of the validation images. Of new images from the same "
+        f"source, about {100 - found['unusual_percentile']:g}% are, for 95% of such models "
+        f"{spread_of(found['unusual_range'])}; of the test images {share(found['unusual'])}.",
+    ]
+    if found["low_classes"]:
+        low = [f"{name}, {share(found['covered_by_class'][name])}" for name in found["low_classes"]]
+        parts[1] += f" **It is clearly lower for {' and for '.join(low)}.**"
+    if found["unknown"]:
+        parts.append(unknown(report))
+    parts += [f"**{warning}**" for warning in doubt_warnings(report)]
+    return "\n\n".join(parts)
+
+
+def unknown(report: Mapping[str, Any]) -> str:
+    """Return what the setting `evaluation.unknown` does."""
+    found, right = report["doubt"]["unknown"], report["test"]["accuracy"]["value"]
+    others = (
+        "no other answer is left"
+        if found["accuracy"] is None
+        else f"the accuracy of the other answers is {share(found['accuracy'])}, of all answers "
+        f"without `unknown` {right:.1%}"
+    )
+    return (
+        f"The answer is `unknown` when an image is {' or '.join(found['when'])}: for "
+        f"{share(found['share'])} of the test images; {others}. All other metrics of this card are "
+        f"of the predicted classes, without `unknown`."
+    )
+
+
+def doubt_warnings(report: Mapping[str, Any]) -> list[str]:
+    """Return in words where the validation images are too few to say what is asked for."""
+    found, images = report["doubt"], report["doubt"]["validation_images"]
+    warnings = []
+    if found["range"]["low"] == 1:
+        all_unknown = found["unknown"] and "ambiguous" in found["unknown"]["when"]
+        more = " So every prediction is `unknown`." if all_unknown else ""
+        warnings.append(
+            f"Every class is plausible for every image: {found['validation_clusters']} independent "
+            f"validation images are too few for evaluation.coverage={found['coverage']:g}.{more}"
+        )
+    if 100 * images / (images + 1) < found["unusual_percentile"]:
+        warnings.append(
+            f"No image can be unusual: {images} validation images are too few for "
+            f"evaluation.unusual_percentile={found['unusual_percentile']:g}."
+        )
+    return warnings
+
+
+def share(entry: Mapping[str, float]) -> str:
+    """Return a share with its interval, in percent."""
+    return f"{entry['value']:.1%} (95% interval {entry['low']:.1%} to {entry['high']:.1%})"
+
+
+def spread_of(ends: Mapping[str, float]) -> str:
+    """Return the range of a share in percent."""
+    return f"{ends['low']:.1%} to {ends['high']:.1%}"
+
+
 def shortcuts(report: Mapping[str, Any]) -> str:
     """Return what the probes and the tests of the model found."""
     rows = [
@@ -388,7 +463,7 @@ def summary(report: Mapping[str, Any]) -> str:
         for name, result in report["external"].items()
         for label, entry in result["classes"].items()
     ]
-    lines += [f"WARNING: {warning}" for warning in one_sided(report)]
+    lines += [f"WARNING: {warning}" for warning in [*one_sided(report), *doubt_warnings(report)]]
     if report["shortcuts"]:
         lines.append(f"WARNING: {shortcut_warning(report)}")
     return "\n".join(lines)

@@ -33,7 +33,9 @@ def choose_threshold(
     validation = predict_split(plain, dataset, "validation")
     threshold, temperature = choose(evaluation, validation.labels, validation.probabilities)
     probabilities = apply_temperature(np.asarray(validation.probabilities, np.float32), temperature)
-    limit = plausible_limit(validation.labels, probabilities, evaluation.coverage)
+    limit = plausible_limit(
+        validation.labels, probabilities, evaluation.coverage, validation.clusters
+    )
     chosen = classifier.with_metadata(
         replace(
             plain.metadata,

@@ -15,10 +15,10 @@ class Prediction(TypedDict):
 
     Attributes:
         label: The predicted class; `unknown` where the model's settings want it.
-        probability: The probability of the predicted class, 0 to 1.
+        probability: The probability of the class that is predicted without `unknown`, 0 to 1.
         probabilities: The probability of every class.
-        plausible: The plausible classes; see `Metadata.coverage`. None in models that do not
-            know them.
+        plausible: The plausible classes, the predicted one among them; see `Metadata.coverage`.
+            None in models that do not know them.
         unusual: How unlike the training images it is, 0 to 100; see `KnownImages.percentiles`.
             None for a model that was not evaluated.
         seen: Whether the model has seen it: `exactly`, `near copy` or `no`; only where the
@@ -62,17 +62,18 @@ def predictions(
     metadata, known = classifier.metadata, classifier.known
     names = metadata.classes
     choices = classifier.decide(outputs.probabilities, threshold)
-    percentiles = known.percentiles(outputs.features) if known else [None] * len(choices)
+    percentiles = known.percentiles(outputs.features).tolist() if known else [None] * len(choices)
+    plausible = classifier.plausible(outputs.probabilities, threshold)
     found = []
     for index, (choice, row) in enumerate(zip(choices, outputs.probabilities, strict=True)):
-        plausible = classifier.plausible(row)
-        unusual = percentiles[index]
         prediction = Prediction(
             label=names[choice],
             probability=float(row[choice]),
             probabilities=dict(zip(names, map(float, row), strict=True)),
-            plausible=plausible,
-            unusual=None if unusual is None else round(float(unusual), 1),
+            plausible=None
+            if metadata.coverage is None
+            else [name for name, chosen in zip(names, plausible[index], strict=True) if chosen],
+            unusual=percentiles[index],
         )
         if is_unknown(classifier, prediction):
             prediction["label"] = UNKNOWN
@@ -85,7 +86,7 @@ def predictions(
 def is_unknown(classifier: Classifier, prediction: Prediction) -> bool:
     """Return whether the model's settings want the answer `unknown` for a prediction."""
     metadata, unusual = classifier.metadata, prediction["unusual"]
-    ambiguous = prediction["plausible"] not in (None, [prediction["label"]])
+    ambiguous = len(prediction["plausible"] or ()) > 1
     return ("ambiguous" in metadata.unknown and ambiguous) or (
         "unusual" in metadata.unknown
         and unusual is not None

@@ -1,8 +1,8 @@
 """evaluate: chooses the decision threshold, measures the model on the test images, registers it.
 
 Reads the trained model, the prepared images, their files and the external sets. Writes metrics with
-intervals, predictions, suspected label errors, plots, probes and tests for shortcuts, results on the
-external sets, heat maps and a model card, and logs all of it to the training's MLflow run.
+intervals, predictions, plots, what speaks against the metrics, a report and a model card, and logs
+all of it to the training's MLflow run.
 
 A registered version never changes: with another threshold or temperature the same weights are
 registered again, as a new version.
@@ -12,16 +12,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from image_classifier import known_images
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
-from image_classifier.data.labels import UNKNOWN
 from image_classifier.data.manifest import test_digest
-from image_classifier.errors import InputError
 from image_classifier.evaluation import (
     external_sets,
     label_errors,
@@ -29,7 +27,7 @@ from image_classifier.evaluation import (
     plots,
     shortcut_tests,
 )
-from image_classifier.evaluation.doubt import know_images, measure_doubt
+from image_classifier.evaluation.doubt import check_unknown, know_images, measure_doubt
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.spread import spread
@@ -76,10 +74,12 @@ def evaluate(config: Config) -> None:
         )
         write_metadata(model, classifier.metadata)
         test = predict_split(classifier, dataset, "test")
-        known = know_images(config, dataset, classifier, validation, test)
+        remember = config.evaluation.remember_images and "start_from" in run
+        inherited = runs.seen_by(run["start_from"]["run_id"]) if remember else []
+        known = know_images(config, dataset, classifier, validation, test, inherited)
         known_images.write(model, known)
         report = make_report(config, dataset, classifier, validation, test)
-        report["doubt"] = measure_doubt(classifier, known, test)
+        report["doubt"] = measure_doubt(classifier, known, validation, test)
 
         validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
         version = registry.register(config, dataset, model, validated)
@@ -140,15 +140,6 @@ def evaluate(config: Config) -> None:
     print(model_card.summary(report))
 
 
-def check_unknown(classes: Sequence[str], config: Config) -> None:
-    """Raise an InputError if `unknown` would be both a class and the answer `unknown`."""
-    if config.evaluation.unknown and UNKNOWN in classes:
-        raise InputError(
-            f"A class is called {UNKNOWN}, as the answer for images in doubt: rename the class, or "
-            f"set evaluation.unknown=[]."
-        )
-
-
 def variation(run_id: str) -> dict[str, Any]:
     """Return how much the validation result of a run's settings varies, as far as it was measured.
 
@@ -178,9 +169,13 @@ def suspected(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test metrics, probes, shortcut tests and external sets as MLflow metrics."""
+    """Return the test metrics, probes, shortcut tests, doubt and external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
+        | {
+            "test_coverage": report["doubt"]["covered"]["value"],
+            "test_unusual": report["doubt"]["unusual"]["value"],
+        }
         | {
             f"probe_{probe['name']}_balanced_accuracy": probe["balanced_accuracy"]
             for probe in report["probes"]

@@ -22,6 +22,7 @@ from image_classifier.config.compose import CONF, typed
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
+from image_classifier.evaluation.doubt import check_unknown
 from image_classifier.evaluation.predictions import write_predictions
 from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.project import paths
@@ -56,6 +57,7 @@ def run(composed: DictConfig) -> float:
             f"run registers its model."
         )
     dataset = load_prepared(config)
+    check_unknown(dataset.classes, config)
     check(config, dataset)
     config, start = resolve_start(config, dataset)
     with resume.claim(config, dataset, start.weights_sha256 if start else "") as state:
@@ -73,6 +75,7 @@ def sweep_job(composed: DictConfig, overrides: list[str], output: Path) -> float
     try:
         config = typed(composed)
         dataset = load_prepared(config)
+        check_unknown(dataset.classes, config)
         check(config, dataset)
         monitor = config.training.monitor
         config, start = resolve_start(config, dataset)
