@@ -44,10 +44,12 @@ class Outputs(NamedTuple):
     Attributes:
         probabilities: float32 array of shape (images, classes), values 0 to 1; each row sums to 1.
         features: float32 array of shape (images, features): what the last layer sees.
+        pixels: float32 array of shape (images, 3); see `Measurements.pixels`.
     """
 
     probabilities: Probabilities
     features: Features
+    pixels: Features
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Classifier:
         return self.known.seen(file.sha256, file.perceptual_hash)
 
     def outputs(self, pixels: Pixels) -> Outputs:
-        """Return the probability of every class, and the features, for every image.
+        """Return probabilities, features, and brightness, contrast and sharpness of images.
 
         Args:
             pixels: uint8 array of shape (images, height, width, channels).
@@ -173,7 +175,8 @@ class Classifier:
             outputs = np.mean([outputs, self._both(pixels[:, :, ::-1])[0]], axis=0)
         if outputs.shape[1] == 1:
             outputs = np.hstack([1 - outputs, outputs])
-        return Outputs(apply_temperature(outputs, self.metadata.temperature), features)
+        probabilities = apply_temperature(outputs, self.metadata.temperature)
+        return Outputs(probabilities, features, known_images.measure_pixels(pixels))
 
     def probabilities(self, pixels: Pixels) -> Probabilities:
         """Return the probability of every class for every image; see `outputs`."""
@@ -181,8 +184,8 @@ class Classifier:
 
     def measure(self, pixels: Pixels) -> Measurements:
         """Return what is measured of images, to compare sets of them; see `outputs`."""
-        probabilities, features = self.outputs(pixels)
-        return Measurements(features, probabilities, known_images.measure_pixels(pixels))
+        probabilities, features, of_pixels = self.outputs(pixels)
+        return Measurements(features, probabilities, of_pixels)
 
     def _both(self, pixels: Pixels) -> tuple[Probabilities, Features]:
         parts = [

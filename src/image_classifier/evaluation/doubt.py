@@ -55,23 +55,25 @@ def know_images(
         test: Its predictions for the test images.
     """
     rows = known_images.sample_of(dataset.indices("train"))
-    train = classifier.outputs(dataset.images[rows]).features
-    usual = known_images.distances(np.asarray(validation.features, np.float32), train)
-    features, probabilities, rows = (
-        np.concatenate([getattr(part, name) for part in (validation, test)])
-        for name in ("features", "probabilities", "rows")
+    train = classifier.measure(dataset.images[rows])
+    parts = [_measurements(predictions) for predictions in (validation, test)]
+    both = Measurements(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("features", "probabilities", "pixels")
+        )
     )
-    chosen = known_images.sample_of(np.arange(len(rows)))
-    sample = Measurements(
-        features[chosen],
-        probabilities[chosen],
-        known_images.measure_pixels(dataset.images[rows[chosen]]),
-    )
+    sample = both.take(known_images.sample_of(np.arange(len(both))))
     digests, hashes = frozenset[str](), tuple[str, ...]()
     if config.evaluation.remember_images:
         digests, hashes = known_images.identities(dataset)
     distance = config.split.duplicate_distance
-    return KnownImages(train, np.sort(usual), sample, digests, hashes, distance)
+    return known_images.know(train, parts[0], sample, digests, hashes, distance)
+
+
+def _measurements(predictions: Predictions) -> Measurements:
+    found = predictions.features, predictions.probabilities, predictions.pixels
+    return Measurements(*(np.asarray(values, np.float32) for values in found))
 
 
 def measure_doubt(
@@ -94,9 +96,9 @@ def measure_doubt(
     metadata = classifier.metadata
     plausible = test.probabilities >= metadata.plausible_limit
     covered = plausible[np.arange(len(test.labels)), test.labels]
-    unusual = (
-        known.percentiles(np.asarray(test.features, np.float32)) >= metadata.unusual_percentile
-    )
+    measured = _measurements(test)
+    percentiles = known.percentiles(measured.features, measured.pixels)
+    unusual = percentiles >= metadata.unusual_percentile
     sizes = np.bincount(plausible.sum(axis=1), minlength=len(metadata.classes) + 1)
     right = test.predicted == test.labels
     sure = plausible[np.arange(len(test.labels)), test.predicted] & (plausible.sum(axis=1) == 1)

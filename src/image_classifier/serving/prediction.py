@@ -62,7 +62,9 @@ def predictions(
     metadata, known = classifier.metadata, classifier.known
     names = metadata.classes
     choices = classifier.decide(outputs.probabilities, threshold)
-    percentiles = known.percentiles(outputs.features) if known else [None] * len(choices)
+    percentiles = (
+        known.percentiles(outputs.features, outputs.pixels) if known else [None] * len(choices)
+    )
     found = []
     for index, (choice, row) in enumerate(zip(choices, outputs.probabilities, strict=True)):
         plausible = classifier.plausible(row)
