@@ -51,6 +51,11 @@ class Outputs(NamedTuple):
     features: Features
     pixels: Features
 
+    @property
+    def measurements(self) -> Measurements:
+        """The same, to compare sets of images."""
+        return Measurements(self.features, self.probabilities, self.pixels)
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -182,11 +187,6 @@ class Classifier:
         """Return the probability of every class for every image; see `outputs`."""
         return self.outputs(pixels).probabilities
 
-    def measure(self, pixels: Pixels) -> Measurements:
-        """Return what is measured of images, to compare sets of them; see `outputs`."""
-        probabilities, features, of_pixels = self.outputs(pixels)
-        return Measurements(features, probabilities, of_pixels)
-
     def _both(self, pixels: Pixels) -> tuple[Probabilities, Features]:
         parts = [
             self._forward(tf.constant(pixels[start : start + BATCH]))
@@ -198,7 +198,7 @@ class Classifier:
     def outputs_of_files(
         self, files: Sequence[Path]
     ) -> Iterator[tuple[Path, "Outputs | UnreadableImage"]]:
-        """Yield each file, in order, with its row of `outputs`, or why it is unreadable."""
+        """Yield each file, in order, with its `outputs`, or why it is unreadable."""
 
         def decode(path: Path) -> Pixels | UnreadableImage:
             try:
@@ -211,7 +211,8 @@ class Classifier:
                 chunk = files[start : start + CHUNK]
                 decoded = list(pool.map(decode, chunk))
                 pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-                rows = zip(*self.outputs(np.stack(pixels)), strict=True) if pixels else iter(())
+                outputs = self.outputs(np.stack(pixels)) if pixels else ()
+                rows = zip(*(values[:, None] for values in outputs), strict=True)
                 for path, item in zip(chunk, decoded, strict=True):
                     yield path, item if isinstance(item, UnreadableImage) else Outputs(*next(rows))
 

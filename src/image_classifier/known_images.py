@@ -5,7 +5,8 @@ images are from them, measurements of images that the model was not trained on, 
 settings want it, what identifies each image.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ Floats = npt.NDArray[np.float32]
 FILE = "known_images.npz"
 NEIGHBOURS = 5  # single training images may be odd themselves
 MOST = 2000  # images of each kind: bounds the file and the time of a prediction
+NOT_KNOWN = (
+    "knows no images to compare with: it was registered by a sweep, or by an older version of this "
+    "package. `dvc repro -f -s evaluate` registers the current model with them."
+)
 BLOCK = 256  # images at a time
 SMALLEST = 1e-6  # training images that are all alike have no distances to divide by
 
@@ -53,6 +58,12 @@ class Measurements:
     def take(self, rows: npt.NDArray[np.int64]) -> "Measurements":
         """Return those of some of the images."""
         return Measurements(self.features[rows], self.probabilities[rows], self.pixels[rows])
+
+
+def join(parts: Sequence[Measurements]) -> Measurements:
+    """Return the measurements of all images of several sets, at least one."""
+    names = (field.name for field in fields(Measurements))
+    return Measurements(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
 @dataclass(frozen=True)

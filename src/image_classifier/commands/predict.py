@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from image_classifier.config.compose import load
 from image_classifier.config.schema import PROBABILITY
-from image_classifier.data.folders import is_ignored
+from image_classifier.data.folders import find_files
 from image_classifier.data.unreadable import UnreadableImage
-from image_classifier.errors import InputError
 from image_classifier.project import paths
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.model or f"models:/{load().tracking.registered_model}@champion"
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
-    from image_classifier.classifier import Outputs
     from image_classifier.serving.prediction import predictions
     from image_classifier.tracking.verified_models import load_classifier
 
@@ -69,38 +67,16 @@ def run(arguments: argparse.Namespace) -> int:
             skipped += 1
             bar.write(f"skipped {path}: {result}", file=sys.stderr)
             continue
-        row = Outputs(*(values[None] for values in result))
         seen = [classifier.seen(path)] if classifier.remembers else None
-        (prediction,) = predictions(classifier, row, arguments.threshold, seen)
+        (prediction,) = predictions(classifier, result, arguments.threshold, seen)
         bar.write(line(path, prediction))
         if arguments.explain:
             target = arguments.explain / f"{number:04}_{path.stem}.png"
-            (chosen,) = classifier.decide(row.probabilities, arguments.threshold)
+            (chosen,) = classifier.decide(result.probabilities, arguments.threshold)
             write_heat_map(target, classifier, path, int(chosen))
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
     return 1 if skipped else 0
-
-
-def find_files(sources: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the files in the given folders except ignored ones.
-
-    Raises:
-        InputError: a file or folder does not exist.
-    """
-    files: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            files += sorted(
-                path
-                for path in source.rglob("*")
-                if path.is_file() and not any(map(is_ignored, path.relative_to(source).parts))
-            )
-        elif source.is_file():
-            files.append(source)
-        else:
-            raise InputError(f"{source}: no such file or folder.")
-    return files
 
 
 def describe(uri: str, metadata: "Metadata", threshold: float | None) -> str:

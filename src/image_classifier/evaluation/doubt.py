@@ -55,14 +55,9 @@ def know_images(
         test: Its predictions for the test images.
     """
     rows = known_images.sample_of(dataset.indices("train"))
-    train = classifier.measure(dataset.images[rows])
+    train = classifier.outputs(dataset.images[rows]).measurements
     parts = [_measurements(predictions) for predictions in (validation, test)]
-    both = Measurements(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("features", "probabilities", "pixels")
-        )
-    )
+    both = known_images.join(parts)
     sample = both.take(known_images.sample_of(np.arange(len(both))))
     digests, hashes = frozenset[str](), tuple[str, ...]()
     if config.evaluation.remember_images:
