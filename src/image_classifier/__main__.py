@@ -32,6 +32,7 @@ COMMANDS = {
     "train": "train one model, or many with --multirun",
     "predict": "classify image files",
     "seen": "tell which trainings have used an image",
+    "drift": "test whether new images come from where the training images came from",
     "serve": "classify images over HTTP",
     "summary": "show the results of the pipeline, and what to do next",
     "adopt": "make the settings of a run the defaults",
@@ -43,7 +44,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 1 after a message on the error stream."""
+    """Run the command line; return the exit code: 1 after a message on the error stream."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else "--help"

@@ -44,10 +44,17 @@ class Outputs(NamedTuple):
     Attributes:
         probabilities: float32 array of shape (images, classes), values 0 to 1; each row sums to 1.
         features: float32 array of shape (images, features): what the last layer sees.
+        pixels: float32 array of shape (images, 3); see `Measurements.pixels`.
     """
 
     probabilities: Probabilities
     features: Features
+    pixels: Features
+
+    @property
+    def measurements(self) -> Measurements:
+        """The same, to compare sets of images."""
+        return Measurements(self.features, self.probabilities, self.pixels)
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class Classifier:
         return self.known.seen(file.sha256, file.perceptual_hash)
 
     def outputs(self, pixels: Pixels) -> Outputs:
-        """Return the probability of every class, and the features, for every image.
+        """Return probabilities, features, and brightness, contrast and sharpness of images.
 
         Args:
             pixels: uint8 array of shape (images, height, width, channels).
@@ -175,16 +182,12 @@ class Classifier:
             outputs = np.mean([outputs, self._both(pixels[:, :, ::-1])[0]], axis=0)
         if outputs.shape[1] == 1:
             outputs = np.hstack([1 - outputs, outputs])
-        return Outputs(apply_temperature(outputs, self.metadata.temperature), features)
+        probabilities = apply_temperature(outputs, self.metadata.temperature)
+        return Outputs(probabilities, features, known_images.measure_pixels(pixels))
 
     def probabilities(self, pixels: Pixels) -> Probabilities:
         """Return the probability of every class for every image; see `outputs`."""
         return self.outputs(pixels).probabilities
-
-    def measure(self, pixels: Pixels) -> Measurements:
-        """Return what is measured of images, to compare sets of them; see `outputs`."""
-        probabilities, features = self.outputs(pixels)
-        return Measurements(features, probabilities, known_images.measure_pixels(pixels))
 
     def _both(self, pixels: Pixels) -> tuple[Probabilities, Features]:
         parts = [
@@ -197,7 +200,7 @@ class Classifier:
     def outputs_of_files(
         self, files: Sequence[Path]
     ) -> Iterator[tuple[Path, "Outputs | UnreadableImage"]]:
-        """Yield each file, in order, with its row of `outputs`, or why it is unreadable."""
+        """Yield each file, in order, with its `outputs`, or why it is unreadable."""
 
         def decode(path: Path) -> Pixels | UnreadableImage:
             try:
@@ -210,7 +213,8 @@ class Classifier:
                 chunk = files[start : start + CHUNK]
                 decoded = list(pool.map(decode, chunk))
                 pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-                rows = zip(*self.outputs(np.stack(pixels)), strict=True) if pixels else iter(())
+                outputs = self.outputs(np.stack(pixels)) if pixels else ()
+                rows = zip(*(values[:, None] for values in outputs), strict=True)
                 for path, item in zip(chunk, decoded, strict=True):
                     yield path, item if isinstance(item, UnreadableImage) else Outputs(*next(rows))
 

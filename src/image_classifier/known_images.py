@@ -1,11 +1,13 @@
 """What a model knows about the images it was made with: how unusual a new image is beside them.
 
-`evaluate` writes it beside the weights. It has the features of training images, the distances of
-validation images to them, measurements of images that the model was not trained on, and, if the
+`evaluate` writes it beside the weights. It has measurements of training images, how far validation
+images are from them, measurements of images that the model was not trained on, and, if the
 settings want it, what identifies each image.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,12 @@ Floats = npt.NDArray[np.float32]
 FILE = "known_images.npz"
 NEIGHBOURS = 5  # single training images may be odd themselves
 MOST = 2000  # images of each kind: bounds the file and the time of a prediction
+NOT_KNOWN = (
+    "knows no images to compare with: it was registered by a sweep, or by an older version of this "
+    "package. `dvc repro -f -s evaluate` registers the current model with them."
+)
 BLOCK = 256  # images at a time
+SMALLEST = 1e-6  # training images that are all alike have no distances to divide by
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,16 @@ class Measurements:
         """Return the number of images."""
         return len(self.features)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> "Measurements":
+        """Return those of some of the images."""
+        return Measurements(self.features[rows], self.probabilities[rows], self.pixels[rows])
+
+
+def join(parts: Sequence[Measurements]) -> Measurements:
+    """Return the measurements of all images of several sets, at least one."""
+    names = (field.name for field in fields(Measurements))
+    return Measurements(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
 
 @dataclass(frozen=True)
 class KnownImages:
@@ -55,7 +72,8 @@ class KnownImages:
 
     Attributes:
         train: float32 array of shape (images, features): training images, at most `MOST`.
-        usual: float32 array of shape (images,), ascending: distances of validation images.
+        train_pixels: float32 array of shape (images, 3): see `Measurements.pixels`.
+        usual: float32 array of shape (images,), ascending: `strangeness` of validation images.
         sample: Measurements of validation and test images, at most `MOST`.
         digests: The SHA-256 of each training and validation image; empty if not wanted.
         hashes: The perceptual hash of each of them, or empty.
@@ -64,14 +82,15 @@ class KnownImages:
     """
 
     train: Floats
+    train_pixels: Floats
     usual: Floats
     sample: Measurements
     digests: frozenset[str] = frozenset()
     hashes: tuple[str, ...] = ()
     duplicate_distance: int | None = None
 
-    def percentiles(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return how unusual images are: the percentage of validation images nearer to training.
+    def percentiles(self, features: Floats, pixels: Floats) -> npt.NDArray[np.float64]:
+        """Return how unusual images are: the percentage of validation images less strange.
 
         An image from the same source has a value of at least p with a probability of about
         1 - p / 100. With m validation images, no value is above 100 m / (m + 1).
@@ -80,12 +99,45 @@ class KnownImages:
 
         Args:
             features: float32 array of shape (images, features).
+            pixels: float32 array of shape (images, 3); see `Measurements.pixels`.
 
         Returns:
             float64 array of shape (images,), 0 to 100.
         """
-        nearer = np.searchsorted(self.usual, distances(features, self.train), "left")
-        return 100 * nearer / (len(self.usual) + 1)
+        less_strange = np.searchsorted(self.usual, self.strangeness(features, pixels), "left")
+        return 100 * less_strange / (len(self.usual) + 1)
+
+    def strangeness(self, features: Floats, pixels: Floats) -> Floats:
+        """Return how far images are from the nearest training images, about 2 for most of them.
+
+        It is the sum of two distances, each in units of the mean distance of a training image to
+        other training images: of the features, and of the logarithms of brightness, contrast and
+        sharpness. A model that has learned to ignore a change, such as blur, does not see it in
+        its features.
+
+        Args:
+            features: float32 array of shape (images, features).
+            pixels: float32 array of shape (images, 3); see `Measurements.pixels`.
+
+        Returns:
+            float32 array of shape (images,).
+        """
+        mean, deviation, of_features, of_pixels = self._scales
+        train = (np.log1p(self.train_pixels) - mean) / deviation
+        found = distances((np.log1p(pixels) - mean) / deviation, train) / of_pixels
+        return distances(features, self.train) / of_features + found
+
+    @cached_property
+    def _scales(self) -> tuple[Floats, Floats, float, float]:
+        """Mean and deviation of the logarithms, and the mean distances; of training images."""
+        logarithms = np.log1p(self.train_pixels)
+        mean, deviation = logarithms.mean(axis=0), np.maximum(logarithms.std(axis=0), SMALLEST)
+        normal = (logarithms - mean) / deviation
+        of_features, of_pixels = (
+            max(float(distances(values, values, others=True).mean()), SMALLEST)
+            for values in (self.train, normal)
+        )
+        return mean, deviation, of_features, of_pixels
 
     def seen(self, digest: str, perceptual_hash: str) -> str:
         """Return whether an image was used to make the model: `exactly`, `near copy` or `no`.
@@ -102,22 +154,29 @@ class KnownImages:
         return "no"
 
 
-def distances(features: Floats, train: Floats) -> Floats:
+def distances(features: Floats, train: Floats, others: bool = False) -> Floats:
     """Return the mean Euclidean distance of each image to the nearest training images.
 
     Args:
         features: float32 array of shape (images, features).
         train: float32 array of shape (training images, features).
+        others: Whether `features` are those of the training images, and each is compared with the
+            others.
 
     Returns:
         float32 array of shape (images,): the mean of the `NEIGHBOURS` smallest distances.
     """
-    count = min(NEIGHBOURS, len(train))
+    count = min(NEIGHBOURS, len(train) - others)
+    if count == 0:
+        return np.zeros(len(features), np.float32)
     lengths = np.einsum("ij,ij->i", train, train)
     found = []
     for start in range(0, len(features), BLOCK):
         part = features[start : start + BLOCK]
         squares = np.einsum("ij,ij->i", part, part)[:, None] + lengths - 2 * part @ train.T
+        if others:
+            rows = np.arange(len(part))
+            squares[rows, start + rows] = np.inf
         nearest = np.partition(squares, count - 1, axis=1)[:, :count]
         found.append(np.sqrt(np.maximum(nearest, 0)).mean(axis=1))
     return np.concatenate(found) if found else np.empty(0, np.float32)
@@ -143,12 +202,35 @@ def sample_of(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
 
 
+def know(
+    train: Measurements,
+    validation: Measurements,
+    sample: Measurements,
+    digests: frozenset[str] = frozenset(),
+    hashes: tuple[str, ...] = (),
+    duplicate_distance: int | None = None,
+) -> KnownImages:
+    """Return what a model knows about images; see `KnownImages`."""
+    known = KnownImages(
+        train.features,
+        train.pixels,
+        np.empty(0, np.float32),
+        sample,
+        digests,
+        hashes,
+        duplicate_distance,
+    )
+    usual = known.strangeness(validation.features, validation.pixels)
+    return replace(known, usual=np.sort(usual))
+
+
 def write(folder: Path, known: KnownImages) -> None:
     """Write it beside the weights of a model."""
     with new_file(folder / FILE).open("wb") as file:
         np.savez(
             file,
             train=known.train,
+            train_pixels=known.train_pixels,
             usual=known.usual,
             features=known.sample.features,
             probabilities=known.sample.probabilities,
@@ -169,6 +251,7 @@ def read(folder: Path) -> KnownImages | None:
         distance = stored["duplicate_distance"]
         return KnownImages(
             stored["train"],
+            stored["train_pixels"],
             stored["usual"],
             Measurements(stored["features"], stored["probabilities"], stored["pixels"]),
             frozenset(stored["digests"].tolist()),

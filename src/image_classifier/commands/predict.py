@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.model or f"models:/{load().tracking.registered_model}@champion"
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
-    from image_classifier.classifier import Outputs
     from image_classifier.serving.prediction import predictions
     from image_classifier.tracking.verified_models import load_classifier
 
@@ -68,13 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
             skipped += 1
             bar.write(f"skipped {path}: {result}", file=sys.stderr)
             continue
-        row = Outputs(*(values[None] for values in result))
         seen = [classifier.seen(path)] if classifier.remembers else None
-        (prediction,) = predictions(classifier, row, arguments.threshold, seen)
+        (prediction,) = predictions(classifier, result, arguments.threshold, seen)
         bar.write(line(path, prediction))
         if arguments.explain:
             target = arguments.explain / f"{number:04}_{path.stem}.png"
-            (chosen,) = classifier.decide(row.probabilities, arguments.threshold)
+            (chosen,) = classifier.decide(result.probabilities, arguments.threshold)
             write_heat_map(target, classifier, path, int(chosen))
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)

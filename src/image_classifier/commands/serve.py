@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from image_classifier.config.compose import load
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from image_classifier.serving.app import App
 
 BACKLOG = 2048  # connections that wait to be accepted
+NOTE = (
+    "Images count as independent. Of images from the same source, one of twenty tests says drift: "
+    "if you ask again and again, expect false alarms, and look whether they stay."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +114,55 @@ async def warm(app: "App", body: bytes) -> None:
         )
 
 
+def drift_answers(model: Any, limits: Serving) -> Callable[[], bytes]:
+    """Return a function with the answer to `GET /drift`; see `image-classifier drift`.
+
+    As long as no image is added, the answer stays the same, and is computed once.
+
+    Args:
+        model: The served python model; from now on it keeps measurements of its images.
+        limits: Says of how many.
+    """
+    from image_classifier.evaluation.drift import FEWEST, measure_drift
+    from image_classifier.known_images import NOT_KNOWN
+    from image_classifier.serving.recent_images import RecentImages
+    from image_classifier.serving.request_body import Refusal
+
+    reason = ""
+    if limits.drift_images < FEWEST:
+        reason = (
+            f"There is no /drift: the setting serving.drift_images is {limits.drift_images}, and "
+            f"{FEWEST} images are needed."
+        )
+    elif not hasattr(model, "recent"):  # the code that is stored with it is older
+        reason = (
+            "There is no /drift: this model was registered by an older version of this package. "
+            "`dvc repro -f -s evaluate` registers the current model again."
+        )
+    elif model.classifier.known is None:
+        reason = f"There is no /drift: this model {NOT_KNOWN}"
+    elif len(model.classifier.known.sample) < FEWEST:
+        reason = f"There is no /drift: the model knows fewer than {FEWEST} images."
+    else:
+        model.recent = RecentImages(limits.drift_images)
+    last: tuple[int, bytes] = (-1, b"")
+
+    def answer() -> bytes:
+        nonlocal last
+        if reason:
+            raise Refusal(404, reason)
+        added, new = model.recent.all()
+        if new is None or len(new) < FEWEST:
+            return json.dumps({"images": added, "needed": FEWEST}).encode()
+        if added != last[0]:
+            classifier = model.classifier
+            found = measure_drift(classifier.known.sample, new, classifier.metadata.classes)
+            last = added, json.dumps(found.as_json() | {"note": NOTE}).encode()
+        return last[1]
+
+    return answer
+
+
 def describe(limits: Serving) -> str:
     """Return the limits in words."""
     return (
@@ -157,6 +211,8 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
 
     async def answer() -> None:
         await warm(app, json.dumps(example).encode())
+        # not earlier: the example is no image of a client
+        app.drift = drift_answers(model.unwrap_python_model(), limits)
         host, number = port.getsockname()[:2]
         address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
         try:

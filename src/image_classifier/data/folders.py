@@ -209,6 +209,27 @@ def is_ignored(name: str) -> bool:
     return name.startswith((".", "~$")) or name.lower() in SYSTEM_NAMES
 
 
+def find_files(sources: Sequence[Path]) -> list[Path]:
+    """Return the given files, and the files in the given folders except ignored ones.
+
+    Raises:
+        InputError: a file or folder does not exist.
+    """
+    files: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            files += sorted(
+                path
+                for path in source.rglob("*")
+                if path.is_file() and not any(map(is_ignored, path.relative_to(source).parts))
+            )
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise InputError(f"{source}: no such file or folder.")
+    return files
+
+
 def check_name(path: Path) -> None:
     """Raise an InputError if the name of a file or folder cannot be printed in one line."""
     if not is_printable(str(path)):

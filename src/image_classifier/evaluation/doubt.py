@@ -107,23 +107,23 @@ def know_images(
         inherited: The images of the trainings whose weights were the first ones of this model.
     """
     rows = known_images.sample_of(dataset.indices("train"))
-    train = np.concatenate(
-        [classifier.outputs(dataset.images[part]).features for part in _chunks(rows)]
+    train = known_images.join(
+        [classifier.outputs(dataset.images[part]).measurements for part in _chunks(rows)]
     )
-    usual = known_images.distances(np.asarray(validation.features, np.float32), train)
-    features, probabilities, rows = (
-        np.concatenate([getattr(part, name) for part in (validation, test)])
-        for name in ("features", "probabilities", "rows")
-    )
-    chosen = known_images.sample_of(np.arange(len(rows)))
-    pixels = [known_images.measure_pixels(dataset.images[part]) for part in _chunks(rows[chosen])]
-    sample = Measurements(features[chosen], probabilities[chosen], np.concatenate(pixels))
+    parts = [_measurements(predictions) for predictions in (validation, test)]
+    both = known_images.join(parts)
+    sample = both.take(known_images.sample_of(np.arange(len(both))))
     digests, hashes = frozenset[str](), tuple[str, ...]()
     if config.evaluation.remember_images:
         everything = replace(dataset, rows=[*dataset.rows, *inherited])
         digests, hashes = known_images.identities(everything)
     distance = config.split.duplicate_distance
-    return KnownImages(train, np.sort(usual), sample, digests, hashes, distance)
+    return known_images.know(train, parts[0], sample, digests, hashes, distance)
+
+
+def _measurements(predictions: Predictions) -> Measurements:
+    found = predictions.features, predictions.probabilities, predictions.pixels
+    return Measurements(*(np.asarray(values, np.float32) for values in found))
 
 
 def _chunks(rows: Integers) -> list[Integers]:
@@ -157,7 +157,8 @@ def measure_doubt(
     plausible = classifier.plausible(np.asarray(test.probabilities, np.float32))
     count = plausible.sum(axis=1)
     covered = plausible[np.arange(len(test.labels)), test.labels]
-    percentiles = known.percentiles(np.asarray(test.features, np.float32))
+    measured = _measurements(test)
+    percentiles = known.percentiles(measured.features, measured.pixels)
     unusual = percentiles >= metadata.unusual_percentile
     by_class = {
         name: share_interval(covered[chosen], clusters[chosen].tolist(), equally=True)

@@ -34,6 +34,7 @@ class Predictions:
         predicted: int64 array of shape (images,): the predicted classes.
         clusters: One text for each image: images with the same text are not independent.
         features: float array of shape (images, features): what the model's last layer sees.
+        pixels: float array of shape (images, 3): see `Measurements.pixels`.
     """
 
     rows: Integers
@@ -42,6 +43,7 @@ class Predictions:
     predicted: Integers
     clusters: list[str] = field(default_factory=list)
     features: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    pixels: Floats = field(default_factory=lambda: np.empty((0, 3)))
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -64,6 +66,7 @@ def predict_split(
         classifier.decide(probabilities),
         [dataset.rows[row].cluster for row in rows],
         np.concatenate([part.features for part in outputs]),
+        np.concatenate([part.pixels for part in outputs]),
     )
 
 

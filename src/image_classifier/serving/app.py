@@ -25,7 +25,13 @@ from image_classifier.serving.request_body import (
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-METHODS = {"/invocations": "POST", "/ping": "GET", "/health": "GET", "/version": "GET"}
+METHODS = {
+    "/invocations": "POST",
+    "/ping": "GET",
+    "/health": "GET",
+    "/version": "GET",
+    "/drift": "GET",
+}
 CODES = {
     400: "BAD_REQUEST",
     404: "ENDPOINT_NOT_FOUND",
@@ -44,9 +50,13 @@ logger = logging.getLogger(__name__)
 class LimitedApp:
     """An ASGI application that passes on only the requests that respect the limits."""
 
+    # answers GET /drift; runs in a thread, once at a time, and may raise a Refusal
+    drift: Callable[[], bytes]
+
     def __init__(self, app: App, limits: Serving) -> None:
         """Store MLflow's application and the limits."""
         self.app = app
+        self.drift_turn = asyncio.Semaphore(1)
         self.limits = limits
         at_once = limits.maximum_requests_at_once
         self.turns = asyncio.Semaphore(at_once)
@@ -79,6 +89,8 @@ class LimitedApp:
             raise Refusal(405, f"{scope['path']} accepts only {method}.", {"allow": method})
         if method == "GET":
             body.whole = True  # its body, if there is one, is ignored
+            if scope["path"] == "/drift":
+                return await self._drift()
             return await self._call(scope, b"")
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -101,6 +113,13 @@ class LimitedApp:
                 self.turns.release()
         finally:
             gone.cancel()
+
+    async def _drift(self) -> bytes:
+        await self._wait(self.drift_turn)
+        try:
+            return await asyncio.to_thread(self.drift)
+        finally:
+            self.drift_turn.release()
 
     async def _wait(self, turns: asyncio.Semaphore) -> None:
         try:

@@ -62,7 +62,11 @@ def predictions(
     metadata, known = classifier.metadata, classifier.known
     names = metadata.classes
     choices = classifier.decide(outputs.probabilities, threshold)
-    percentiles = known.percentiles(outputs.features).tolist() if known else [None] * len(choices)
+    percentiles = (
+        known.percentiles(outputs.features, outputs.pixels).tolist()
+        if known
+        else [None] * len(choices)
+    )
     plausible = classifier.plausible(outputs.probabilities, threshold)
     found = []
     for index, (choice, row) in enumerate(zip(choices, outputs.probabilities, strict=True)):

@@ -37,6 +37,7 @@ from image_classifier.data.images import Pixels, reason_of
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import digests
 from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
+from image_classifier.serving.recent_images import RecentImages
 
 # not EPS, which runs Ghostscript, and not ICO, which can contain another image
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -75,6 +76,7 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
             )
         self.classifier = Classifier.load(folder)
         self.limits = json.loads(Path(context.artifacts["limits"]).read_text())
+        self.recent = RecentImages(0)  # `serve` replaces it; MLflow's own server has no /drift
         self.pool = ThreadPoolExecutor(joblib.cpu_count())
         # decoding takes the most memory: one image at a time for each core
         self.decoders = Semaphore(joblib.cpu_count())
@@ -108,6 +110,7 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         mapped = map if len(texts) == 1 else self.pool.map
         decoded = list(mapped(self._decode, range(len(texts)), texts))
         outputs = self.classifier.outputs(np.stack([pixels for pixels, _ in decoded]))
+        self.recent.add(outputs)
         seen = [answer for _, answer in decoded] if self.classifier.remembers else None
         return predictions(self.classifier, outputs, threshold, seen)
 
