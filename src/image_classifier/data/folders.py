@@ -183,27 +183,6 @@ def looks_like_mask(path: Path) -> bool:
         return False
 
 
-def find_files(sources: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the files in the given folders except ignored ones.
-
-    Raises:
-        InputError: a file or folder does not exist.
-    """
-    files: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            files += sorted(
-                path
-                for path in source.rglob("*")
-                if path.is_file() and not any(map(is_ignored, path.relative_to(source).parts))
-            )
-        elif source.is_file():
-            files.append(source)
-        else:
-            raise InputError(f"{source}: no such file or folder.")
-    return files
-
-
 def is_ignored(name: str) -> bool:
     """Return whether a file or folder is hidden, or made by the operating system or a NAS."""
     return name.startswith((".", "~$")) or name.lower() in SYSTEM_NAMES

@@ -169,7 +169,7 @@ def suspected(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test metrics, probes, shortcut tests, doubt and external sets as MLflow metrics."""
+    """Return what was measured on the test images and the external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
         | {
