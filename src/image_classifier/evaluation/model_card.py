@@ -18,6 +18,7 @@ def write(report: Mapping[str, Any]) -> str:
         introduction(report),
         "## Data\n\n" + data(report),
         "## Test metrics\n\n" + test_metrics(report),
+        "## Weak spots\n\n" + weak_spots(report),
         "## Variation\n\n" + variation(report),
         "## Shortcuts\n\n" + shortcuts(report),
         "## External sets\n\n" + external(report),
@@ -168,6 +169,23 @@ def test_metrics(report: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def weak_spots(report: Mapping[str, Any]) -> str:
+    """Return the kinds of test images on which the model is certainly worse."""
+    found = report["weak_spots"]
+    if not found["tried"]:
+        return "There are too few test images to compare kinds of them."
+    few = found["too_small"]
+    return (
+        f"{found['tried']} kinds of test images were compared with the others (by source, size of "
+        f"the group, brightness, size, and clusters of similar images), each class with the same "
+        f"class; images of one group count once."
+        + (f" {len(few)} more were too small to be compared." if few else "")
+        + "".join(f"\n\n**{sentence}.**" for sentence in found["sentences"])
+        + ("\n\nWeak spots may share images." if len(found["sentences"]) > 1 else "")
+        + ("" if found["sentences"] else " On none of them is the model certainly worse.")
+    )
+
+
 def interval(entry: Mapping[str, float | None]) -> str:
     """Return the ends of an interval."""
     return f"{number(entry['low'])} to {number(entry['high'])}"
@@ -308,6 +326,7 @@ def summary(report: Mapping[str, Any]) -> str:
         for label, entry in result["classes"].items()
     ]
     lines += [f"WARNING: {warning}" for warning in one_sided(report)]
+    lines += [f"{sentence}." for sentence in report["weak_spots"]["sentences"]]
     if report["shortcuts"]:
         lines.append(f"WARNING: {shortcut_warning(report)}")
     return "\n".join(lines)

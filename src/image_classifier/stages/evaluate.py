@@ -1,8 +1,8 @@
 """evaluate: chooses the decision threshold, measures the model on the test images, registers it.
 
 Reads the trained model, the prepared images and the external sets. Writes metrics with intervals,
-predictions, plots, probes for shortcuts, results on the external sets, heat maps and a model card,
-and logs all of it to the training's MLflow run.
+weak spots, predictions, plots, probes for shortcuts, results on the external sets, heat maps and a
+model card, and logs all of it to the training's MLflow run.
 
 A registered version never changes: with another threshold or temperature the same weights are
 registered again, as a new version.
@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from image_classifier.evaluation.predictions import predict_split, write_predict
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.spread import spread
 from image_classifier.evaluation.threshold import choose_threshold
+from image_classifier.evaluation.weak_spots import find_weak_spots
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
 from image_classifier.project.records import read_record
@@ -73,6 +75,7 @@ def evaluate(config: Config) -> None:
         known_images.write(model, known)
         report = make_report(config, dataset, classifier, validation, test)
         report["doubt"] = measure_doubt(classifier, known, test)
+        report["weak_spots"] = asdict(find_weak_spots(dataset, classifier, known.train, test))
 
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"
