@@ -22,6 +22,7 @@ def write(report: Mapping[str, Any]) -> str:
         "## Label errors\n\n" + label_errors(report),
         "## Test metrics\n\n" + test_metrics(report),
         "## Doubt\n\n" + doubt(report),
+        "## Weak spots\n\n" + weak_spots(report),
         "## Variation\n\n" + variation(report),
         "## Shortcuts\n\n" + shortcuts(report),
         "## External sets\n\n" + external(report),
@@ -218,6 +219,23 @@ def looked_at(report: Mapping[str, Any]) -> str:
     """Return how often the test set was looked at, and whether fresh images are due."""
     due = looks.due(report["ledger"])
     return looks.sentence(report["ledger"]) + (f" **{due}**" if due else "")
+
+
+def weak_spots(report: Mapping[str, Any]) -> str:
+    """Return the kinds of test images on which the model is certainly worse."""
+    found = report["weak_spots"]
+    if not found["tried"]:
+        return "There are too few test images to compare kinds of them."
+    few = found["too_small"]
+    return (
+        f"{found['tried']} kinds of test images were compared with the others (by source, size of "
+        f"the group, brightness, size, and clusters of similar images), each class with the same "
+        f"class; images of one group count once."
+        + (f" {len(few)} more were too small to be compared." if few else "")
+        + "".join(f"\n\n**{sentence}.**" for sentence in found["sentences"])
+        + ("\n\nWeak spots may share images." if len(found["sentences"]) > 1 else "")
+        + ("" if found["sentences"] else " On none of them is the model certainly worse.")
+    )
 
 
 def interval(entry: Mapping[str, float | None]) -> str:
@@ -464,6 +482,7 @@ def summary(report: Mapping[str, Any]) -> str:
         for label, entry in result["classes"].items()
     ]
     lines += [f"WARNING: {warning}" for warning in [*one_sided(report), *doubt_warnings(report)]]
+    lines += [f"{sentence}." for sentence in report["weak_spots"]["sentences"]]
     if report["shortcuts"]:
         lines.append(f"WARNING: {shortcut_warning(report)}")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from image_classifier.evaluation.predictions import predict_split, write_predict
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.spread import spread
 from image_classifier.evaluation.threshold import choose_threshold
+from image_classifier.evaluation.weak_spots import find_weak_spots
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
 from image_classifier.project.records import read_record
@@ -80,6 +82,7 @@ def evaluate(config: Config) -> None:
         known_images.write(model, known)
         report = make_report(config, dataset, classifier, validation, test)
         report["doubt"] = measure_doubt(classifier, known, validation, test)
+        report["weak_spots"] = asdict(find_weak_spots(dataset, classifier, known.train, test))
 
         validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
         version = registry.register(config, dataset, model, validated)
