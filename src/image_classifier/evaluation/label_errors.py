@@ -10,7 +10,9 @@ classification noise: Angluin and Laird, Learning from Noisy Examples, Machine L
 Temperature, bias and share are fitted together by maximum likelihood, so wrong labels do not make
 the probabilities look less certain than they are, and hard images do not count as wrong labels as
 long as the classifier is as uncertain about them as it should be. The bias of each class corrects
-for class weights, balanced sampling and other shifts of the prior.
+for class weights, balanced sampling and other shifts of the prior. If the labels of one class are
+often those of one similar class, these look like images that are hard to tell apart, and are not
+suspected.
 
 Confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021; `find_label_issues` of cleanlab
 2.9.0) was measured on the same predictions and not used: of 1,877 photographs of clothing without a

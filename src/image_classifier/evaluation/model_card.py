@@ -123,7 +123,7 @@ def label_errors(report: Mapping[str, Any]) -> str:
     found = report["label_errors"]
     checked = f"{found['images']} of {found['of']} images were checked"
     if found["by_folds"]:
-        checked += ", by models of a cross-validation that were not trained on them."
+        checked += ", by models that were not trained on them."
     else:
         checked += (
             ": only those of validation and test, because the model was trained on the others. "
@@ -155,7 +155,8 @@ def label_errors(report: Mapping[str, Any]) -> str:
         + f"\n\n{complete} Look at the image: it may also be an unusual one. If the label is "
         f"wrong, add a line `path,label,reason` to corrections.csv (the label `drop` leaves the "
         f"image out), then `dvc repro`. Corrections of test labels that only follow the model make "
-        f"its test metrics too good: look at other test images, too."
+        f"its test metrics too good: look at other test images, too. Classes that are often "
+        f"confused in the labels themselves look like hard images, and are not found."
     )
 
 
