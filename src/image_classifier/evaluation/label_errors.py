@@ -31,6 +31,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 from scipy.stats import chi2
 
+from image_classifier.data.findings import Finding
 from image_classifier.data.labels import SPLITS
 from image_classifier.project.files import new_file
 
@@ -158,6 +159,20 @@ def _fit(labels: Integers, logs: Floats, weights: Floats, errors: bool) -> tuple
     ends = [minimize(loss, begin, jac=True, bounds=bounds, method="L-BFGS-B") for begin in begins]
     best = min(ends, key=lambda end: float(end.fun))
     return best.x, -float(best.fun)
+
+
+def read_suspected(path: Path) -> list[Finding]:
+    """Return the suspected labels of a file that `write` wrote, as findings."""
+    with path.open(newline="") as file:
+        return [
+            Finding(
+                row["path"], row["label"], split, "suspected label",
+                f"likely {row['likely_label']} ({float(row['probability_of_likely_label']):.1%})",
+            )
+            for row in csv.DictReader(file)
+            for split in SPLITS
+            if row["suspected"] == "yes" and row["split"] == split
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix
 from image_classifier.config.schema import Config, PretrainedModel
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.evaluation import bootstrap, external_sets, metrics, probes, shortcut_tests
+from image_classifier.evaluation.power import describe_power
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.project import paths
 from image_classifier.project.records import read_record
@@ -35,6 +36,7 @@ def make_report(
     split = read_record(
         paths.SPLIT, "split",
         counts=dict[str, Any], skipped=int, duplicates=dict[str, Any], remarks=list[str],
+        power=dict[str, Any],
     )  # fmt: skip
     prepared = read_record(paths.PREPARED, "prepare", remarks=list[str])
     return {
@@ -61,6 +63,11 @@ def make_report(
         "validation": validation.metrics,
         "test": with_intervals(test),
         "chance": metrics.chance(test.labels, test.predicted, len(dataset.classes)),
+        "power": describe_power(
+            len(test.rows),
+            split["power"]["independent_test_images"],
+            split["power"]["smallest_differences"],
+        ),
         "classes_test": metrics_by_class(dataset.classes, test),
         "confusion": confusion_matrix(
             test.labels, test.predicted, labels=range(len(dataset.classes))

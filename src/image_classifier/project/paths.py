@@ -34,6 +34,8 @@ SUSPECTED_LABELS = EVALUATE / "suspected_labels.csv"
 ROC_POINTS = EVALUATE / "roc.csv"
 REPORT = EVALUATE / "report.json"
 MODEL_CARD = EVALUATE / "model_card.md"
+REPORT_PAGE = EVALUATE / "report.html"
+ALL_FINDINGS = EVALUATE / "findings.csv"  # those of split, and suspected labels
 EVALUATED = EVALUATE / "evaluated.json"
 
 DECISION = BUILD / "promote" / "decision.json"

@@ -20,14 +20,17 @@ from typing import Any
 from image_classifier import known_images
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import load_prepared
+from image_classifier.data.findings import count_findings, read_findings, write_findings
 from image_classifier.data.manifest import test_digest
 from image_classifier.evaluation import (
     external_sets,
     label_errors,
     model_card,
     plots,
+    report_page,
     shortcut_tests,
 )
+from image_classifier.evaluation.caveats import find_caveats
 from image_classifier.evaluation.doubt import check_unknown, know_images, measure_doubt
 from image_classifier.evaluation.predictions import predict_split, write_predictions
 from image_classifier.evaluation.report import make_report
@@ -35,7 +38,7 @@ from image_classifier.evaluation.spread import spread
 from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.evaluation.weak_spots import find_weak_spots
 from image_classifier.project import paths
-from image_classifier.project.files import new_file
+from image_classifier.project.files import new_file, whole_file
 from image_classifier.project.records import read_record
 from image_classifier.training import resume
 
@@ -99,7 +102,14 @@ def evaluate(config: Config) -> None:
         report["variation"] = variation(version.run_id)
         unseen = out_of_fold.unseen_predictions(version.run_id, dataset, validation, test)
         report["label_errors"] = label_errors.write(dataset, unseen, paths.SUSPECTED_LABELS)
+        labels = label_errors.read_suspected(paths.SUSPECTED_LABELS)
+        findings = [*read_findings(), *labels]
+        with whole_file(paths.ALL_FINDINGS) as file:
+            write_findings(findings, file)
+        report["findings"] = count_findings(findings)
+        report["caveats"] = [asdict(caveat) for caveat in find_caveats(report)]
         new_file(paths.REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        report_page.write(report, dataset, classifier, test, findings)
         card = model_card.write(report)
         new_file(paths.MODEL_CARD).write_text(card)
 
@@ -116,7 +126,7 @@ def evaluate(config: Config) -> None:
         runs.log_files(
             [
                 *plots.FILES, paths.PREDICTIONS, paths.ROC_POINTS, paths.SUSPECTED_LABELS,
-                paths.REPORT, paths.MODEL_CARD,
+                paths.ALL_FINDINGS, paths.REPORT, paths.REPORT_PAGE, paths.MODEL_CARD,
             ],
             "evaluation",
         )  # fmt: skip

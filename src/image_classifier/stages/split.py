@@ -163,7 +163,6 @@ def split(config: Config) -> None:
     findings = find(images, dict(zip(kept, splits, strict=True)), pairs)
     test = [row for row in rows if row.split == "test"]
     independent, differences = independent_images(test), smallest_differences(test, classes)
-    remarks.append(describe_power(len(test), independent, differences))
     kinds = Counter(pair.kind for pair in pairs)
     # no file replaces the former one before all are written
     with (
@@ -198,7 +197,7 @@ def split(config: Config) -> None:
         )
     print_counts(counts, classes, kinds)
     print("\n".join(summarize_findings(findings)))
-    print(remarks[-1])
+    print(describe_power(len(test), independent, differences))
     if skipped:
         print(f"{len(skipped)} files skipped, see {paths.SKIPPED}, e.g. {': '.join(skipped[0])}")
 
