@@ -89,7 +89,7 @@ def measure_set(
         if not isinstance(output, UnreadableImage)
     ]
     labels = np.array([label for label, _ in classified])
-    right = classifier.decide(np.stack([output for _, output in classified])) == labels
+    right = classifier.decide(np.concatenate([output for _, output in classified])) == labels
     on_test = test.predicted == test.labels
     classes = {
         label: {

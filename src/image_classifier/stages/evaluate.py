@@ -147,6 +147,7 @@ def evaluate(config: Config) -> None:
             label: entry["recall"] for label, entry in report["classes_test"].items()
         },
         "ledger": looked,
+        "findings": report["findings"],
     }
     new_file(paths.EVALUATED).write_text(json.dumps(record, indent=2) + "\n")
     resume.finish(run["training_key"])  # DVC has saved the training, so nothing can be lost

@@ -47,7 +47,7 @@ def promote(config: Config) -> None:
         paths.EVALUATED, "evaluate",
         name=str, version=str, manifest_digest=str, classes=list[str], shortcuts=dict[str, str],
         intervals=dict[str, Any], chance=dict[str, float], recalls=dict[str, Any],
-        recall_intervals=dict[str, dict[str, Any]],
+        recall_intervals=dict[str, dict[str, Any]], findings=dict[str, dict[str, int]],
     )  # fmt: skip
     metrics = read_record(paths.EVALUATE / paths.METRICS, "evaluate")
     if evaluated["manifest_digest"] != manifest_digest():
@@ -65,6 +65,8 @@ def promote(config: Config) -> None:
         print(compared(decision["comparison"]))
     if due := looks.due(decision["ledger"]):
         print(due)
+    if decision["findings"]:
+        print(odd_test_images(decision["findings"]))
     if not reasons:
         print(f"{challenger.uri} is champion.")
     elif decision["champion"]:
@@ -131,10 +133,19 @@ def decide(
         "champion": is_champion or not reasons,
         "champion_before": champion.version if champion else None,
         "comparison": vars(comparison) if comparison else None,
+        "findings": {
+            kind: counts["test"] for kind, counts in evaluated["findings"].items() if "test" in counts
+        },
         "ledger": known.record()
         | {"look": look, "level": level, "widening": looks.widening(level)},
         "reasons": reasons,
     }
+
+
+def odd_test_images(findings: Mapping[str, int]) -> str:
+    """Return what was found about test images, as a sentence."""
+    found = ", ".join(f"{number} {kind}" for kind, number in findings.items())
+    return f"Findings among the test images, which the metrics include: {found}. See {paths.ALL_FINDINGS}."
 
 
 def not_above_chance(
@@ -381,7 +392,7 @@ def predicted_classes(version: "Version", rows: Sequence[ImageRow]) -> list[str]
             raise UnreadableImage(f"{path} ({output})")
         outputs.append(output.probabilities)
     names = classifier.metadata.classes
-    return [names[choice] for choice in classifier.decide(np.stack(outputs))]
+    return [names[choice] for choice in classifier.decide(np.concatenate(outputs))]
 
 
 def compared(comparison: Mapping[str, Any]) -> str:
