@@ -122,22 +122,24 @@ class KnownImages:
         Returns:
             float32 array of shape (images,).
         """
-        mean, deviation, of_features, of_pixels = self._scales
-        train = (np.log1p(self.train_pixels) - mean) / deviation
-        found = distances((np.log1p(pixels) - mean) / deviation, train) / of_pixels
-        return distances(features, self.train) / of_features + found
+        mean, deviation = self._logarithms
+        normal = (np.log1p(pixels) - mean) / deviation
+        return self._features.distances(features) + self._pixels.distances(normal)
 
     @cached_property
-    def _scales(self) -> tuple[Floats, Floats, float, float]:
-        """Mean and deviation of the logarithms, and the mean distances; of training images."""
+    def _logarithms(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the logarithms of `train_pixels`."""
         logarithms = np.log1p(self.train_pixels)
-        mean, deviation = logarithms.mean(axis=0), np.maximum(logarithms.std(axis=0), SMALLEST)
-        normal = (logarithms - mean) / deviation
-        of_features, of_pixels = (
-            max(float(distances(values, values, others=True).mean()), SMALLEST)
-            for values in (self.train, normal)
-        )
-        return mean, deviation, of_features, of_pixels
+        return logarithms.mean(axis=0), np.maximum(logarithms.std(axis=0), SMALLEST)
+
+    @cached_property
+    def _features(self) -> "_Neighbours":
+        return _Neighbours(self.train)
+
+    @cached_property
+    def _pixels(self) -> "_Neighbours":
+        mean, deviation = self._logarithms
+        return _Neighbours((np.log1p(self.train_pixels) - mean) / deviation)
 
     def seen(self, digest: str, perceptual_hash: str) -> str:
         """Return whether an image was used to make the model: `exactly`, `near copy` or `no`.
@@ -154,32 +156,39 @@ class KnownImages:
         return "no"
 
 
-def distances(features: Floats, train: Floats, others: bool = False) -> Floats:
-    """Return the mean Euclidean distance of each image to the nearest training images.
+class _Neighbours:
+    """Measures how far images are from the nearest training images."""
 
-    Args:
-        features: float32 array of shape (images, features).
-        train: float32 array of shape (training images, features).
-        others: Whether `features` are those of the training images, and each is compared with the
-            others.
+    def __init__(self, train: Floats) -> None:
+        """Store the values of training images, of shape (images, values), and find the unit."""
+        self.train = train
+        self.lengths = np.einsum("ij,ij->i", train, train)
+        self.unit = 1.0
+        self.unit = max(float(self.distances(train, others=True).mean()), SMALLEST)
 
-    Returns:
-        float32 array of shape (images,): the mean of the `NEIGHBOURS` smallest distances.
-    """
-    count = min(NEIGHBOURS, len(train) - others)
-    if count == 0:
-        return np.zeros(len(features), np.float32)
-    lengths = np.einsum("ij,ij->i", train, train)
-    found = []
-    for start in range(0, len(features), BLOCK):
-        part = features[start : start + BLOCK]
-        squares = np.einsum("ij,ij->i", part, part)[:, None] + lengths - 2 * part @ train.T
-        if others:
-            rows = np.arange(len(part))
-            squares[rows, start + rows] = np.inf
-        nearest = np.partition(squares, count - 1, axis=1)[:, :count]
-        found.append(np.sqrt(np.maximum(nearest, 0)).mean(axis=1))
-    return np.concatenate(found) if found else np.empty(0, np.float32)
+    def distances(self, values: Floats, others: bool = False) -> Floats:
+        """Return the mean Euclidean distance of each image to the nearest training images.
+
+        Args:
+            values: float32 array of shape (images, values).
+            others: Whether they are the training images, and each is compared with the others.
+
+        Returns:
+            float32 array of shape (images,): the mean of the `NEIGHBOURS` smallest distances, in
+            units of that of the training images to each other.
+        """
+        count = max(1, min(NEIGHBOURS, len(self.train) - others))
+        found = [np.zeros(0, np.float32)]
+        for start in range(0, len(values), BLOCK):
+            part = values[start : start + BLOCK]
+            squares = np.einsum("ij,ij->i", part, part)[:, None] + self.lengths
+            squares -= 2 * part @ self.train.T
+            if others:
+                rows = np.arange(len(part))
+                squares[rows, start + rows] = np.inf
+            nearest = np.partition(squares, count - 1, axis=1)[:, :count]
+            found.append(np.sqrt(np.maximum(nearest, 0)).mean(axis=1))
+        return np.concatenate(found) / self.unit
 
 
 def measure_pixels(pixels: Pixels) -> Floats:

@@ -612,7 +612,7 @@ class Serving(Section):
         description="Whether DICOM files are accepted. They often contain names of patients."
     )
 
-    drift_images: Annotated[int, Field(ge=0, le=1000)] = Field(
+    drift_images: Annotated[int, Field(ge=0, le=300)] = Field(
         description="How many of the last images `GET /drift` compares with the usual ones. Of "
         "each it keeps numbers in memory, not the image. 0: there is no `/drift`."
     )

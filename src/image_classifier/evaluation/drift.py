@@ -255,11 +255,9 @@ def _classes_p_value(
     drawn = generator.multivariate_hypergeometric(totals, count, permutations)
     expected = totals * count / len(predicted)
 
-    # with these totals, the statistic of the whole table is a multiple of that of the new images
-    statistics = [
-        ((counts - expected) ** 2 / expected).sum(axis=-1) for counts in (observed, drawn)
-    ]
-    as_large = statistics[1] >= statistics[0] - 1e-9
+    # the totals are fixed: the statistic of the whole table is a multiple of that of the new images
+    seen, permuted = (((counts - expected) ** 2 / expected).sum(-1) for counts in (observed, drawn))
+    as_large = permuted >= seen - 1e-9
     return float((1 + as_large.sum()) / (1 + permutations))
 
 
