@@ -134,7 +134,9 @@ def decide(
         "champion_before": champion.version if champion else None,
         "comparison": vars(comparison) if comparison else None,
         "findings": {
-            kind: counts["test"] for kind, counts in evaluated["findings"].items() if "test" in counts
+            kind: counts["test"]
+            for kind, counts in evaluated["findings"].items()
+            if "test" in counts
         },
         "ledger": known.record()
         | {"look": look, "level": level, "widening": looks.widening(level)},
