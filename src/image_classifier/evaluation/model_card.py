@@ -79,15 +79,16 @@ def checks(report: Mapping[str, Any]) -> str:
         if labels["suspected"]
         else "none is suspected to be wrong."
     )
+    shortcuts = "suspected, see above." if report["shortcuts"] else shortcut_verdict(report)
     found = [
-        f"Shortcuts: {shortcut_verdict(report)}",
+        f"Shortcuts: {shortcuts}",
         f"Labels: {suspected} {labels['images']} of {labels['of']} images were checked.",
-        f"Weak spots: {len(spots['sentences']) or 'none'}, of {spots['tried']} kinds of test images "
-        f"that were compared with the others.",
-        f"Plausible classes: the true class is among them for {share(doubt['covered'])} of the test "
-        f"images; {doubt['coverage']:.0%} were asked for.",
-        f"Unusual images: {share(doubt['unusual'])} of the test images; "
-        f"{100 - doubt['unusual_percentile']:g}% are usual.",
+        f"Weak spots: {len(spots['sentences']) or 'none'}, of {spots['tried']} kinds of test "
+        f"images that were compared with the others.",
+        f"Plausible classes: the true class is among them for {share(doubt['covered'])} of the "
+        f"test images; {doubt['coverage']:.0%} were asked for.",
+        f"Unusual images: {share(doubt['unusual'])} of the test images; about "
+        f"{100 - doubt['unusual_percentile']:g}% are expected.",
         *(f"**{warning}**" for warning in doubt_warnings(report)),
         *([report_texts.unknown(report)] if doubt["unknown"] else []),
         report_texts.variation(report),

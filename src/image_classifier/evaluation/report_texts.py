@@ -121,11 +121,12 @@ def label_errors(report: Mapping[str, Any]) -> str:
     )
     return (
         f"**{found['suspected']} labels are probably wrong** ({splits}). Estimated share of wrong "
-        f"labels: {found['estimated_share']:.1%}. {checked} {complete} Look at the image: it may also be an unusual one. If the label is "
-        f"wrong, add a line `path,label,reason` to corrections.csv (the label `drop` leaves the "
-        f"image out), then `dvc repro`. Corrections of test labels that only follow the model make "
-        f"its test metrics too good: look at other test images, too. Classes that are often "
-        f"confused in the labels themselves look like hard images, and are not found."
+        f"labels: {found['estimated_share']:.1%}. {checked} {complete} Look at the image: it may "
+        f"also be an unusual one. If the label is wrong, add a line `path,label,reason` to "
+        f"corrections.csv (the label `drop` leaves the image out), then `dvc repro`. Corrections "
+        f"of test labels that only follow the model make its test metrics too good: look at other "
+        f"test images, too. Classes that are often confused in the labels themselves look like "
+        f"hard images, and are not found."
     )
 
 
