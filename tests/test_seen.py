@@ -197,7 +197,8 @@ def test_a_manifest_that_is_lost_is_never_taken_for_not_seen(
     assert code == 1
     assert "not seen by any of the 1 trainings in this store. Of 3 others it is not" in output
     assert (
-        f"their manifest cannot be read: it is deleted: 1 run without a version: {lost}" in errors
+        f"their manifest cannot be read: it is not stored: 1 run without a version: {lost}"
+        in errors
     )
     assert f"it is damaged: 1 run without a version: {damaged}" in errors
     assert f"they started from run {'0' * 32}, which MLflow does not have: 1 run" in errors

@@ -54,6 +54,7 @@ def folder(empty_project: Path) -> Path:
 
 def write_params(folder: Path, *overrides: str) -> None:
     composed = compose.OmegaConf.to_yaml(compose.compose([*SMALL, *overrides]), resolve=True)
+    (folder / "corrections.csv").write_text("path,label,reason\n")
     (folder / "params.yaml").write_text(composed)
 
 

@@ -30,6 +30,7 @@ def draw(folder: Path, number: int, seed: int) -> None:
 
 def write_params(folder: Path, *overrides: str) -> None:
     composed = compose.compose([*PETS, "image.height=60", "image.width=60", *overrides])
+    (folder / "corrections.csv").write_text("path,label,reason\n")
     (folder / "params.yaml").write_text(compose.OmegaConf.to_yaml(composed, resolve=True))
 
 

@@ -58,6 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     classifier, version = load_classifier(name)
     print(describe(version.uri, classifier.metadata, arguments.threshold), file=sys.stderr)
+    if "unusual" in classifier.metadata.unknown and classifier.known is None:
+        print(
+            f"{version.uri} was registered without the stage evaluate, so it cannot tell unusual "
+            f"images: none is `unknown` for that reason.",
+            file=sys.stderr,
+        )
     line = csv_line if arguments.csv else table_line
     print(header(classifier, arguments.csv), flush=True)
     skipped = 0

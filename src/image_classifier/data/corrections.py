@@ -1,6 +1,8 @@
 """Labels that a person has corrected, and images that a person has dropped: corrections.csv."""
 
+import codecs
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +12,7 @@ from typing import Any
 from image_classifier.data.labels import SPLITS, LabelledImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.project.files import read_bytes
 
 COLUMNS = ("path", "label", "reason")
 DROP = "drop"  # in the column label: the image is left out
@@ -169,26 +172,28 @@ def _rows(name: str, file: Path) -> list[tuple[int, dict[str | None, str]]]:
 
     Too many fields are under the key None, as `csv.DictReader` does it.
     """
+    content = read_bytes(file).removeprefix(codecs.BOM_UTF8)  # Excel writes the mark
     try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:  # Excel writes a mark
-            reader = csv.DictReader(opened, restval="", strict=True)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(
-                    f"dataset.corrections={name}: its first line must be {','.join(COLUMNS)}; "
-                    f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-                )
-            rows: list[tuple[int, dict[str | None, str]]] = []
-            for row in reader:
-                texts = {
-                    key: value.strip() if isinstance(value, str) else "extra"
-                    for key, value in row.items()
-                }
-                if any(texts.values()):
-                    rows.append((reader.line_num, texts))
-            return rows
+        text = content.decode()
     except UnicodeDecodeError:
         raise InputError(f"dataset.corrections={name} is not in UTF-8: save it so.") from None
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError(
+                f"dataset.corrections={name}: its first line must be {','.join(COLUMNS)}; "
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+            )
+        rows: list[tuple[int, dict[str | None, str]]] = []
+        for row in reader:
+            texts = {
+                key: value.strip() if isinstance(value, str) else "extra"
+                for key, value in row.items()
+            }
+            if any(texts.values()):
+                rows.append((reader.line_num, texts))
+        return rows
     except csv.Error as error:
         raise InputError(
             f"dataset.corrections={name} is not CSV after line {reader.line_num} ({error})."

@@ -76,8 +76,8 @@ def contradictions_message(
     done = (
         "They are left out (split.contradictions=drop):"
         if action == "drop"
-        else "Keep the right one of each, or set split.contradictions=drop to leave all of them "
-        "out."
+        else "Write the right label of each, or `drop`, into the file of dataset.corrections, or "
+        "set split.contradictions=drop to leave all of them out."
     )
     if action == "stop" and any("near duplicate" in reason for reason in found.values()):
         done += (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_classifier.evaluation import looks
-from image_classifier.evaluation.model_card import interval, number, one_sided, shortcut_warning
+from image_classifier.evaluation.report_texts import interval, number, one_sided, shortcut_warning
 
 LOST = 0.1  # accuracy on an external set, below that on the test images, that is worth a warning
 WIDE = 0.1  # of a 95% interval of balanced accuracy

@@ -22,8 +22,9 @@ STEP = 0.001  # differences are searched in tenths of a point
 DRAWS = 10_000  # the power of a difference is then known to 0.4 points (standard error)
 
 ASSUMPTION = (
-    "This assumes that the weaker model reaches 90% in every class, and that the errors of the two "
-    "models are independent; models that share errors show smaller differences."
+    "This is at the gate's first look, and assumes that the weaker model reaches 90% in every class, "
+    "and that the errors of the two models are independent; models that share errors show smaller "
+    "differences."
 )
 
 

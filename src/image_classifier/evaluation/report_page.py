@@ -16,9 +16,9 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.findings import Finding
 from image_classifier.data.images import Pixels, Rendering, decode
 from image_classifier.data.unreadable import UnreadableImage
-from image_classifier.evaluation import model_card, plots, shortcut_tests
-from image_classifier.evaluation.model_card import interval, number
+from image_classifier.evaluation import plots, report_texts, shortcut_tests
 from image_classifier.evaluation.predictions import Predictions
+from image_classifier.evaluation.report_texts import interval, number
 from image_classifier.project import paths
 from image_classifier.project.files import new_file
 
@@ -87,6 +87,7 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["plain"] = plain
     environment.globals |= {"number": number, "interval": interval}
     page = environment.get_template(TEMPLATE).render(
         report=report,
@@ -110,23 +111,25 @@ def write(
 def texts(report: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the paragraphs that the page has in common with the model card, without Markdown."""
     found = {
-        "introduction": model_card.introduction(report),
+        "introduction": report_texts.introduction(report),
         "power": report["power"],
-        "labels": model_card.label_errors(report),
-        "weak_spots": model_card.weak_spots(report),
-        "doubt": model_card.doubt(report),
-        "variation": model_card.variation(report),
-        "ledger": model_card.looked_at(report),
-        "limits": model_card.limits(),
+        "data": report_texts.data(report),
+        "shortcuts": report_texts.shortcut_verdict(report),
+        "labels": report_texts.label_errors(report),
+        "weak_spots": report_texts.weak_spots(report),
+        "doubt": report_texts.doubt(report),
+        "variation": report_texts.variation(report),
+        "ledger": report_texts.looked_at(report),
+        "limits": report_texts.limits(),
     }
     return {
-        name: [
-            paragraph.replace("**", "").replace("`", "")
-            for paragraph in text.split("\n\n")
-            if not paragraph.startswith("|")
-        ]
-        for name, text in found.items()
+        name: [plain(paragraph) for paragraph in text.split("\n\n")] for name, text in found.items()
     }
+
+
+def plain(text: str) -> str:
+    """Return a text without the signs of Markdown."""
+    return text.replace("**", "").replace("`", "")
 
 
 def plots_shown() -> list[tuple[str, Path]]:

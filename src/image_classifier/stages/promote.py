@@ -147,7 +147,7 @@ def decide(
 def odd_test_images(findings: Mapping[str, int]) -> str:
     """Return what was found about test images, as a sentence."""
     found = ", ".join(f"{number} {kind}" for kind, number in findings.items())
-    return f"Findings among the test images, which the metrics include: {found}. See {paths.ALL_FINDINGS}."
+    return f"Findings among the test images (all are measured): {found}. See {paths.ALL_FINDINGS}."
 
 
 def not_above_chance(

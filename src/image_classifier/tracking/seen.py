@@ -220,9 +220,9 @@ def read_from(holders: Sequence[str], digest: str) -> list[ImageRow]:
             except MlflowException as error:
                 if not connection.is_refusal(error):
                     raise
-                reason = "it is deleted"
+                reason = "it is not stored"
             except OSError:
-                reason = "it is deleted"
+                reason = "it is not stored"
     raise InputError(reason)
 
 
