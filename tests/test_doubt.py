@@ -183,7 +183,7 @@ def test_unknown_leaves_metrics_and_probabilities_alone(evaluated: tuple):
     )
     assert (wanted.decide(test.probabilities) == test.predicted).all()
     found = doubt.measure_doubt(wanted, known, validation, test)["unknown"]
-    outputs = Outputs(test.probabilities, test.features)
+    outputs = Outputs(test.probabilities, test.features, test.pixels)
     labels = [answer["label"] for answer in answers(classifier, outputs, *found["when"])]
     unknown = np.array(labels) == "unknown"
     assert found["images"] == unknown.sum() > 0
@@ -204,19 +204,23 @@ def test_ambiguous_and_unusual_images_are_unknown_where_the_settings_want_it(eva
         (between, usual, "ambiguous"),
         (sure, odd, "unusual"),
     ):
-        outputs = Outputs(probabilities, features)
+        outputs = Outputs(probabilities, features, known.train_pixels[:1])
         assert answers(classifier, outputs, when)[0]["label"] == "unknown"
         other = {"ambiguous": "unusual", "unusual": "ambiguous"}[when]
         assert answers(classifier, outputs, other)[0]["label"] == "b"
         assert answers(classifier, outputs)[0]["label"] == "b"
-    (odd_one,) = answers(classifier, Outputs(sure, odd))
+    (odd_one,) = answers(classifier, Outputs(sure, odd, known.train_pixels[:1]))
     assert odd_one["unusual"] == pytest.approx(100 * 40 / 41)
-    assert answers(classifier, Outputs(between, usual))[0]["plausible"] == ["a", "b"]
+    assert answers(classifier, Outputs(between, usual, known.train_pixels[:1]))[0]["plausible"] == [
+        "a",
+        "b",
+    ]
 
 
 def test_the_predicted_class_is_always_plausible_also_with_another_threshold(evaluated: tuple):
     classifier = evaluated[0].with_metadata(replace(evaluated[0].metadata, plausible_limit=0.95))
-    outputs = Outputs(np.float32([[0.2, 0.8]]), evaluated[1].train[:1])
+    known = evaluated[1]
+    outputs = Outputs(np.float32([[0.2, 0.8]]), known.train[:1], known.train_pixels[:1])
     assert answers(classifier, outputs, "ambiguous")[0]["plausible"] == ["b"]
     (moved,) = answers(classifier, outputs, "ambiguous", threshold=0.9)
     assert moved["plausible"] == ["a", "b"]
@@ -269,7 +273,10 @@ def test_only_models_that_remember_images_store_them(
     known_images.write(tmp_path, plain)
     assert prepared.rows[0].sha256.encode() not in (tmp_path / known_images.FILE).read_bytes()
     assert known_images.read(tmp_path).digests == frozenset()
-    assert "seen" not in answers(classifier, Outputs(test.probabilities, test.features))[0]
+    assert (
+        "seen"
+        not in answers(classifier, Outputs(test.probabilities, test.features, test.pixels))[0]
+    )
     # training and validation images, and those that the first weights have seen; no test image
     old = replace(prepared.rows[0], sha256="f" * 64)
     config = compose.config_of("evaluation.remember_images=true")

@@ -105,6 +105,23 @@ def test_a_thousand_images_are_refused(server: Server):
     assert len(answer["predictions"]) == 64
 
 
+def test_many_questions_about_drift_at_once_are_answered_one_after_the_other(server: Server):
+    image = json.loads(server.valid)["dataframe_records"][0]
+    assert server.post(json.dumps({"inputs": [image] * 20}).encode())[0] == 200
+
+    def ask(_: int) -> tuple[int, dict]:
+        with server.connect() as connection:
+            connection.sendall(b"GET /drift HTTP/1.1\r\nHost: x\r\n\r\n")
+            return read_answer(connection)
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, range(40)))
+    assert {status for status, _ in answers} <= {200, 429}
+    answer = next(answer for status, answer in answers if status == 200)
+    assert answer["drifted"]  # one image, again and again
+    assert answer["images"] >= 20
+
+
 def png(width: int, height: int) -> bytes:
     """Return a black image of one bit a pixel; its file is much smaller than its pixels."""
 

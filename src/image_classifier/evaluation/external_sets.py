@@ -84,7 +84,7 @@ def measure_set(
         )
     label_of = {path: dataset.classes.index(found[path]) for path in readable}
     classified = [
-        (label_of[path], output.probabilities)
+        (label_of[path], output.probabilities[0])
         for path, output in classifier.outputs_of_files(list(label_of))
         if not isinstance(output, UnreadableImage)
     ]

@@ -392,7 +392,7 @@ def predicted_classes(version: "Version", rows: Sequence[ImageRow]) -> list[str]
     for path, output in classifier.outputs_of_files([paths.RAW / row.path for row in rows]):
         if isinstance(output, UnreadableImage):
             raise UnreadableImage(f"{path} ({output})")
-        outputs.append(output.probabilities)
+        outputs.append(output.probabilities[0])
     names = classifier.metadata.classes
     return [names[choice] for choice in classifier.decide(np.concatenate(outputs))]
 
