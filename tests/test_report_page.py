@@ -149,7 +149,7 @@ def test_a_browser_shows_it_without_an_error_and_without_scrolling_sideways(
     # 500 pixels is the smallest window of a desktop's Chromium
     assert int(re.search(r"<title>(\d+)</title>", shown.stdout)[1]) <= max(width, 500)
     subprocess.run(
-        [BROWSER, *options, f"--screenshot={picture}", f"{page.as_uri()}#cell-0-0"],
+        [BROWSER, *options, f"--screenshot={picture}", page.as_uri()],
         capture_output=True, check=True, timeout=120,
     )  # fmt: skip
     with Image.open(picture) as image:
