@@ -84,7 +84,7 @@ def test_a_killed_sweep_continues_and_every_job_finishes_once(swept: Project):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    output = swept.run(*command)
+    output = swept.python(*command[1:])
     assert "1 of its jobs are finished already" in output
     assert "3 jobs finished, 0 failed" in output
     runs = children(swept, parent_of(output))
@@ -169,7 +169,7 @@ def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
     while len(list(swept.folder.glob("runs/*.lock"))) == before:
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.01)
-    assert "is already running" in swept.run(*command, code=1)
+    assert "is already running" in swept.python(*command[1:], code=1)
     assert "1 jobs finished" in first.communicate()[0]
 
 
