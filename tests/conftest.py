@@ -1,5 +1,6 @@
 """One small project, run once: the real pipeline on the real configuration, shrunk."""
 
+import functools
 import json
 import os
 import pwd
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from image_classifier.data.dataset import PreparedDataset
@@ -41,17 +43,21 @@ SHRUNK = [
 ]
 
 
-# the files that take longest start first, so that both processes end at about the same time
+OUTPUT = "runs/dvc_repro.txt"  # what the pipeline of `project` printed
+
+# The files that take longest start first, so that both processes end at about the same time. The
+# second one needs no `project`: it runs while the other process makes the project.
 LONGEST = [
-    "test_pipeline", "test_search", "test_sweep", "test_tracking_outage", "test_train",
-    "test_tracking", "test_datasets", "test_reproduce", "test_serving", "test_concurrency",
-    "test_kill",
+    "test_pipeline", "test_datasets", "test_sweep", "test_search", "test_train", "test_promote",
+    "test_kill", "test_tracking_outage", "test_cross_validation", "test_dicom", "test_tracking",
+    "test_reproduce", "test_serving", "test_concurrency", "test_go_on",
 ]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 def choices(group: str) -> list[str]:
@@ -63,6 +69,16 @@ def architecture(name: str) -> list[str]:
     """Return the overrides for a model; without pretrained weights, which would be downloaded."""
     random = ["model.backbone=MobileNetV2", "model.weights=null"]
     return [f"model={name}", *(random if name.startswith("pretrained") else [])]
+
+
+@functools.cache
+def warm_python() -> subprocess.Popen[str]:
+    """Start the process that forks the processes of commands; it ends with this one."""
+    own = {"PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("warm_python.py")], env=os.environ | own,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 class Project:
@@ -103,8 +119,33 @@ class Project:
 
     def command(self, name: str, *arguments: str, code: int = 0, **environment: str) -> str:
         """Run a command of the package here."""
-        words = [sys.executable, "-m", "image_classifier", name, *arguments]
-        return self.run(*words, code=code, **environment)
+        words = ["-m", "image_classifier", name, *arguments]
+        return self.python(*words, code=code, **environment)
+
+    def python(self, *words: str, code: int = 0, **environment: str) -> str:
+        """Run `python -m …` or `python -c …` as `run` does, but large imports take no time."""
+        with tempfile.NamedTemporaryFile("r") as output:
+            command = {
+                "words": words, "folder": str(self.folder), "output": output.name,
+                "environment": self.environment | environment,
+            }  # fmt: skip
+            server = warm_python()
+            print(json.dumps(command), file=server.stdin, flush=True)
+            answer = server.stdout.readline().strip()
+            printed = output.read()
+        assert answer == str(code), f"{words} ended with {answer}:\n{printed}"
+        return printed
+
+    def stages(self, *names: str) -> str:
+        """Run stages here, all by default, in one process and without DVC; return the output."""
+        code = f"""
+import sys
+from image_classifier.__main__ import STAGES, main
+for stage in {names} or STAGES:
+    if main(stage.split()):
+        sys.exit(stage + " failed")
+"""
+        return self.python("-c", code)
 
     def read(self, path: str) -> dict:
         """Read a JSON file here."""
@@ -168,8 +209,20 @@ def copy_of(project: Project, folder: Path) -> Project:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The embedded dataset through the whole pipeline, once for all tests; they leave it alone."""
-    project = new_project(tmp_path_factory.mktemp("project"), *SHRUNK)
-    project.output = project.run("dvc", "repro")
+    mine = tmp_path_factory.mktemp("project") / "project"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return pipeline(mine)
+    # the first of pytest's processes runs it, and every one has a copy
+    shared = tmp_path_factory.getbasetemp().parent / "pipeline"
+    with FileLock(f"{shared}.lock"):
+        original = Project(shared) if (shared / OUTPUT).exists() else pipeline(shared)
+    return copy_of(original, mine)
+
+
+def pipeline(folder: Path) -> Project:
+    """Run the whole pipeline in a new project."""
+    project = new_project(folder, *SHRUNK)
+    (folder / OUTPUT).write_text(project.run("dvc", "repro"))
     project.commit()
     return project
 

@@ -131,7 +131,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "promotion.minimum_accuracy=0", "promotion.minimum_sensitivity=0",
         "promotion.minimum_recall=0", "promotion.accept_shortcuts=[metadata,border]",
     )  # fmt: skip
-    project.run("dvc", "repro")
+    project.stages()
     return project
 
 

@@ -4,7 +4,6 @@ import functools
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +232,7 @@ def traced(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def run_traced(project: Project, stage: str) -> dict[str, Any]:
     before = state(project)
     words = STAGES[stage]["cmd"].partition(f"-m {PACKAGE} ")[2].split()
-    project.run(sys.executable, "-c", TRACE, *words)
+    project.python("-c", TRACE, *words)
     settings, files = project.read("trace.json")
     written = {path for path, entry in state(project).items() if before.get(path) != entry}
     return {"settings": settings, "read": files, "written": written}

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -413,8 +412,7 @@ def test_the_pipeline_starts_from_its_champion(project: Project, tmp_path: Path)
     model = compose.config_of().tracking.registered_model
     old, new = "start_from: null", f"start_from: models:/{model}@champion"
     params.write_text(params.read_text().replace(old, new))
-    code = "from image_classifier.__main__ import main; main(['train', '--stage'])"
-    copy.run(sys.executable, "-c", f"{code}; main(['evaluate'])")
+    copy.stages("train --stage", "evaluate")
     uri, run = f"models:/{model}/1", copy.read("build/train/run.json")
     assert run["start_from"]["uri"] == uri
     report = copy.read("build/evaluate/report.json")

@@ -91,7 +91,7 @@ def test_a_killed_sweep_continues_and_every_job_finishes_once(swept: Project):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    output = swept.run(*command)
+    output = swept.python(*command[1:])
     assert "1 of its jobs are finished already" in output
     assert "3 jobs finished, 0 failed" in output
     runs = children(swept, parent_of(output))
@@ -176,7 +176,7 @@ def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
     while len(list(swept.folder.glob("runs/*.lock"))) == before:
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.01)
-    assert "is already running" in swept.run(*command, code=1)
+    assert "is already running" in swept.python(*command[1:], code=1)
     assert "1 jobs finished" in first.communicate()[0]
 
 
@@ -256,16 +256,16 @@ def test_hundreds_of_overrides_and_a_long_one_close_well(swept: Project):
     words = [f"optimizer.learning_rate=0.001{number:03}" for number in range(400)]
     note = "n" * 9000
     output = swept.command(
-        "train", "--multirun", *SMALL, *words, f"dataset.note={note}", "training.seed=41,42"
+        "train", "--multirun", *SMALL, *words, f"dataset.note={note}", "training.seed=41"
     )
-    assert "2 jobs finished, 0 failed" in output
+    assert "1 jobs finished, 0 failed" in output
     client = mlflow.MlflowClient(swept.store)
     parent = client.get_run(parent_of(output))
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["command"].endswith("…")
-    for run in children(swept, parent.info.run_id):
-        assert f"dataset.note={note}" in runs.overrides_of(run)
-        assert run.data.params["dataset.note"].endswith("…")
+    (run,) = children(swept, parent.info.run_id)
+    assert f"dataset.note={note}" in runs.overrides_of(run)
+    assert run.data.params["dataset.note"].endswith("…")
 
 
 def test_an_unknown_setting_is_reported_before_a_run_is_opened(swept: Project):

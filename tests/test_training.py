@@ -1,6 +1,5 @@
 """The training loop on a small dataset."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -196,7 +195,7 @@ with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     print("kept", fit.best_model(settings, prepared, folder, progress).count_params())
     print("restored", epoch_file.restore(again, folder, settings.training) == progress)
 """
-    output = project.run(sys.executable, "-c", code, str(tmp_path))
+    output = project.python("-c", code, str(tmp_path))
     assert "epochs 2 loss falls True" in output
     assert "restored True" in output
     assert "kept 192753" in output

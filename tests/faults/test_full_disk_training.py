@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -10,7 +9,7 @@ import pytest
 
 from conftest import SHRUNK, Project, copy_of
 
-TRAIN = [sys.executable, "-m", "image_classifier", "train", *SHRUNK]
+TRAIN = ["-m", "image_classifier", "train", *SHRUNK]
 
 
 def weights_of(project: Project, run_id: str) -> str:
@@ -27,11 +26,11 @@ def test_a_training_continues_after_space_is_freed_on_a_full_disk(project: Proje
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("no permission to mount a file system")
     try:
-        output = copy.run(*TRAIN, code=1)
+        output = copy.python(*TRAIN, code=1)
         assert re.search(r"train: \S+/runs/unfinished/\S+: No space left on device", output)
         assert "Traceback" not in output
         subprocess.run(["mount", "-o", "remount,size=64m", str(runs)], check=True)
-        output = copy.run(*TRAIN)
+        output = copy.python(*TRAIN)
         assert "Continuing an earlier attempt after epoch 1." in output
     finally:
         subprocess.run(["umount", str(runs)], check=True)

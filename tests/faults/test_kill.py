@@ -21,7 +21,7 @@ TRAIN = [sys.executable, "-m", "image_classifier", "train", *LONGER]
 def killed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project; `weights` is the digest of a training that was not killed."""
     killed = copy_of(project, tmp_path_factory.mktemp("killed") / "project")
-    killed.weights = weights_of(killed, killed.run(*TRAIN))
+    killed.weights = weights_of(killed, killed.python(*TRAIN[1:]))
     return killed
 
 
@@ -81,7 +81,7 @@ def test_dvc_repro_continues_a_killed_training_in_the_same_run_to_the_same_weigh
     (run_id,) = {run.info.run_id for run in client.search_runs(["1"])} - before
     assert run_id == killed.read("build/train/run.json")["run_id"]
     assert not client.search_model_versions(f"run_id = '{run_id}'")
-    killed.run("dvc", "repro", "evaluate")  # registers the model
+    killed.command("evaluate")  # registers the model
     assert_complete(killed, run_id)
     assert client.get_run(run_id).data.tags["weights_sha256"] == killed.weights
     history = (killed.folder / "build/train/history.csv").read_text().splitlines()
@@ -103,7 +103,7 @@ def test_a_kill_at_a_random_moment_loses_nothing(killed: Project, number: int):
         return bool(started) and time.monotonic() > started[0] + delay
 
     kill(killed, TRAIN, moment)
-    output = killed.run(*TRAIN)
+    output = killed.python(*TRAIN[1:])
     new = {run.info.run_id for run in client.search_runs(["1"])} - before
     print(
         f"killed {delay:.1f} s after the start of the first epoch, in epoch {epochs_of(killed) + 1}"
@@ -128,7 +128,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[
     project = new_project(folder / "project", *words)
     project.run("dvc", "repro", "prepare")
     command = [sys.executable, "-m", "image_classifier", "train", *words]
-    project.weights = weights_of(project, project.run(*command))
+    project.weights = weights_of(project, project.python(*command[1:]))
     return project, command
 
 
@@ -150,7 +150,7 @@ def test_a_kill_at_a_random_moment_of_either_phase_loses_nothing(
     kill(project, command, reached)
     log = (project.folder / "killed.log").read_text()
     print(f"killed in epoch {epochs_of(project) + 1}, fine-tuning: {'fine-tuning:' in log}")
-    output = project.run(*command)
+    output = project.python(*command[1:])
     assert weights_of(project, output) == project.weights
     run = mlflow.MlflowClient(project.store).get_run(run_of(output))
     assert run.info.status == "FINISHED"

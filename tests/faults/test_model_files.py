@@ -182,7 +182,7 @@ def test_mlflows_own_server_refuses_damaged_weights(stored: tuple[Project, Path]
     project, folder = stored
     change_weights(folder)
     code = f"import mlflow; mlflow.pyfunc.load_model({str(folder)!r})"
-    output = project.run(sys.executable, "-c", code, code=1)
+    output = project.python("-c", code, code=1)
     assert "model.keras is damaged" in output
 
 

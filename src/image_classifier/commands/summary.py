@@ -9,7 +9,7 @@ from typing import Any
 from image_classifier.config.compose import PARAMS, config_of, load
 from image_classifier.errors import InputError
 from image_classifier.evaluation import looks
-from image_classifier.evaluation.report_texts import HEADLINE, number, one_sided
+from image_classifier.evaluation.report_texts import HEADLINE, number
 from image_classifier.project import paths
 
 
@@ -51,12 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(wrapped("            ", remark))
     print(f"Model       {config.model.name}")
     print(wrapped("Test        ", ", ".join(test_metrics(report))))
-    for warning in one_sided(report):
-        print(wrapped("            ", warning))
     if report["ledger"]["looks"] > 1:
         print(wrapped("            ", looks.sentence(report["ledger"])))
         if due := looks.due(report["ledger"]):
             print(wrapped("            ", due))
+    severe = [caveat["text"] for caveat in report["caveats"] if caveat["severe"]]
+    for caveat in severe:
+        print(wrapped("            ", caveat.replace("`", "")))
+    print(f"Report      {paths.REPORT_PAGE}")
     print(f"MLflow run  {trained['run_id']}")
     print(f"Registered  {uri}")
     if decision["champion"]:

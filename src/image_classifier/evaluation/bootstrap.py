@@ -49,6 +49,9 @@ def intervals(
     When all predictions are right, or all are wrong, every sample is the same, so the bootstrap
     says nothing. Accuracy, sensitivity, specificity and precision then have the exact binomial
     interval, in which a cluster counts once; balanced accuracy has that of `certain_mean_recall`.
+    A ROC-AUC of 1 has an interval from it: if all images are ranked rightly, some threshold also
+    decides them rightly, and with the recalls p and q there the area is at least pq, which is at
+    least p + q - 1. The interval of another metric is then not known: NaN.
     """
     samples = [
         classification_metrics(
@@ -67,15 +70,34 @@ def intervals(
     for name, chosen in rows_of.items():
         if ends[name] in CERTAIN:
             ends[name] = _exact(ends[name][0], predictions, chosen)
-    if ends["balanced_accuracy"] in CERTAIN:
-        independent = [
-            len(np.unique(np.asarray(predictions.clusters)[predictions.labels == index]))
-            for index in np.unique(predictions.labels)
-        ]
-        low = certain_mean_recall(independent)
-        all_right = ends["balanced_accuracy"][0] == 1
-        ends["balanced_accuracy"] = (low, 1.0) if all_right else (0.0, 1 - low)
+    low, high = interval_of_mean_recall(1.0, predictions.labels, predictions.clusters)
+    for name in ends.keys() - rows_of.keys():
+        if ends[name] not in CERTAIN:
+            continue
+        if name == "balanced_accuracy":
+            ends[name] = (low, high) if ends[name][0] == 1 else (0.0, 1 - low)
+        elif name.startswith("roc_auc") and ends[name][0] == 1:
+            ends[name] = (max(0.0, 2 * low - 1), 1.0)
+        else:
+            ends[name] = (float("nan"), float("nan"))
     return ends
+
+
+def interval_of_mean_recall(
+    value: float, labels: npt.NDArray[np.int64], clusters: Sequence[str]
+) -> tuple[float, float]:
+    """Return the exact 95% interval of a balanced accuracy that is 0 or 1; a cluster counts once.
+
+    Args:
+        value: 0 or 1.
+        labels: int array of shape (images,): the true classes.
+        clusters: The cluster of each image.
+    """
+    names = np.asarray(clusters)
+    low = certain_mean_recall(
+        [len(np.unique(names[labels == index])) for index in np.unique(labels)]
+    )
+    return (low, 1.0) if value == 1 else (0.0, 1 - low)
 
 
 def class_intervals(

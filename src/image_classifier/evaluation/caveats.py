@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_classifier.evaluation import looks
-from image_classifier.evaluation.report_texts import interval, number, one_sided, shortcut_warning
+from image_classifier.evaluation.report_texts import interval, number, one_sided, shortcut_warnings
 
 LOST = 0.1  # accuracy on an external set, below that on the test images, that is worth a warning
 WIDE = 0.1  # of a 95% interval of balanced accuracy
@@ -46,8 +46,8 @@ def of_the_model(report: Mapping[str, Any]) -> Iterator[Caveat]:
             True,
             "metrics",
         )
-    if report["shortcuts"]:
-        yield Caveat(shortcut_warning(report), True, "shortcuts")
+    for warning in shortcut_warnings(report):
+        yield Caveat(warning, True, "shortcuts")
     for sentence in report["weak_spots"]["sentences"]:
         yield Caveat(f"{sentence}.", False, "weak-spots")
 

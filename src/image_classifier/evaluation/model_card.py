@@ -17,7 +17,7 @@ from image_classifier.evaluation.report_texts import (
     one_sided,
     share,
     shortcut_verdict,
-    shortcut_warning,
+    shortcut_warnings,
 )
 
 IN_CARD = (*HEADLINE, "roc_auc_macro", "f1_macro")
@@ -91,7 +91,7 @@ def checks(report: Mapping[str, Any]) -> str:
         f"{100 - doubt['unusual_percentile']:g}% are expected.",
         *(f"**{warning}**" for warning in doubt_warnings(report)),
         *([report_texts.unknown(report)] if doubt["unknown"] else []),
-        report_texts.variation(report),
+        *([report_texts.variation(report)] if any(report["variation"].values()) else []),
         report_texts.looked_at(report),
     ]
     return "\n".join(f"- {line}" for line in found)
@@ -144,8 +144,7 @@ def summary(report: Mapping[str, Any]) -> str:
     ]
     lines += [f"WARNING: {warning}" for warning in [*one_sided(report), *doubt_warnings(report)]]
     lines += [f"{sentence}." for sentence in report["weak_spots"]["sentences"]]
-    if report["shortcuts"]:
-        lines.append(f"WARNING: {shortcut_warning(report)}")
+    lines += [f"WARNING: possible shortcut: {warning}" for warning in shortcut_warnings(report)]
     return "\n".join(lines)
 
 

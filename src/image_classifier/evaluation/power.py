@@ -22,9 +22,9 @@ STEP = 0.001  # differences are searched in tenths of a point
 DRAWS = 10_000  # the power of a difference is then known to 0.4 points (standard error)
 
 ASSUMPTION = (
-    "This is at the gate's first look, and assumes that the weaker model reaches 90% in every class, "
-    "and that the errors of the two models are independent; models that share errors show smaller "
-    "differences."
+    "This is at the gate's first look, and assumes that the weaker model reaches 90% in every "
+    "class, and that the errors of the two models are independent; models that share errors show "
+    "smaller differences."
 )
 
 
@@ -134,7 +134,7 @@ def describe_power(images: int, independent: int, differences: Mapping[str, floa
         text += f"In {hidden} none: not even 100% against 90%. " if hidden else ""
     else:
         text += f"no difference between two models in {hidden}, not even 100% against 90%. "
-    return text + ASSUMPTION
+    return text.strip()
 
 
 def images_needed(

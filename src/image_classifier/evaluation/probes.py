@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
-from image_classifier.evaluation.bootstrap import percentiles, resample
+from image_classifier.evaluation.bootstrap import interval_of_mean_recall, percentiles, resample
 from image_classifier.evaluation.metrics import balanced_accuracy
 
 SIDE = 20  # the border probe divides an image into SIDE x SIDE cells,
@@ -103,6 +103,8 @@ def run_probe(
         [balanced_accuracy(labels[rows], predicted[rows]) for rows in resample(clusters)]
     )
     score, chance = balanced_accuracy(labels, predicted), 1 / len(dataset.classes)
+    if score in (0, 1):  # of these the bootstrap knows no uncertainty
+        low, high = interval_of_mean_recall(score, labels, clusters)
     share = float(np.clip((score - chance) / max(model_score - chance, 1e-9), 0, 1))
     as_good = score >= model_score and score > chance
     suspicious = as_good or (low > chance and share >= shortcut_threshold)

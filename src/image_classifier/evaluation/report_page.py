@@ -17,6 +17,7 @@ from image_classifier.data.findings import Finding
 from image_classifier.data.images import Pixels, Rendering, decode
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.evaluation import plots, report_texts, shortcut_tests
+from image_classifier.evaluation.power import ASSUMPTION
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.evaluation.report_texts import interval, number
 from image_classifier.project import paths
@@ -112,7 +113,7 @@ def texts(report: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the paragraphs that the page has in common with the model card, without Markdown."""
     found = {
         "introduction": report_texts.introduction(report),
-        "power": report["power"],
+        "power": f"{report['power']} {ASSUMPTION}",
         "data": report_texts.data(report),
         "shortcuts": report_texts.shortcut_verdict(report),
         "labels": report_texts.label_errors(report),

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_classifier.evaluation import looks
-from image_classifier.evaluation.shortcut_tests import sentence
+from image_classifier.evaluation.shortcut_tests import short_sentence
 
 HEADLINE = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
+SEES = {"metadata": "the file metadata", "border": "the border"}  # what a probe sees
 LISTED = 5  # file names in a list; the complete lists are artifacts of the run
 
 
@@ -267,7 +268,7 @@ def shortcut_verdict(report: Mapping[str, Any]) -> str:
         if probe["balanced_accuracy"] >= model and not probe["suspicious"]
     ]  # fmt: skip
     if report["shortcuts"]:
-        return f"**{shortcut_warning(report)}**"
+        return "**Possible shortcut.** " + " ".join(shortcut_warnings(report))
     if equal:
         return (
             f"**The balanced accuracy of the model is not higher than that of the probe "
@@ -277,21 +278,19 @@ def shortcut_verdict(report: Mapping[str, Any]) -> str:
     return "No probe and no test suggests a shortcut."
 
 
-def shortcut_warning(report: Mapping[str, Any]) -> str:
-    """Return that the model may use a shortcut, and what says so."""
+def shortcut_warnings(report: Mapping[str, Any]) -> list[str]:
+    """Return what suggests that the model uses a shortcut, each as a sentence."""
     model = report["test"]["balanced_accuracy"]["value"]
-    probes = " and ".join(
-        f"the balanced accuracy of the {probe['name']} probe is {probe['balanced_accuracy']:.1%}"
+    probes = [
+        f"A classifier that sees only {SEES[probe['name']]} reaches a balanced accuracy of "
+        f"{probe['balanced_accuracy']:.1%}"
         + (f" (mainly by {probe['leading']})" if probe["leading"] else "")
+        + f"; the model reaches {model:.1%}."
         for probe in report["probes"]
         if probe["suspicious"]
-    )
-    found = [f"{probes}, that of the model {model:.1%}."] if probes else []
-    found += [sentence(test) for test in report["shortcut_tests"] if test["suspicious"]]
-    return (
-        f"Possible shortcut: {' '.join(found)} So the model's value does not show that the model "
-        f"uses the content of the images."
-    )
+    ]
+    tests = [short_sentence(test) for test in report["shortcut_tests"] if test["suspicious"]]
+    return [*tests, *probes]
 
 
 def limits() -> str:

@@ -669,6 +669,21 @@ def sentence(test: Mapping[str, Any]) -> str:
     return f"{text}{remarks}{ending}."
 
 
+def short_sentence(test: Mapping[str, Any]) -> str:
+    """Return in one sentence what a suspicious test found; for `test` see `sentence`."""
+    score, area = test["balanced_accuracy"], test["roc_auc"]
+    found = f"balanced accuracy {_number(score)}"
+    if not score["suspicious"]:
+        found = f"ROC-AUC {_number(area)}"
+    if score["difference"] is None:
+        return f"{WORDS[test['name']]}, the model still tells the classes apart: {found}."
+    same = score["same_class"] if score["suspicious"] else area["same_class"]
+    return (
+        f"{WORDS[test['name']]}, {test['became_donor']} of {test['images']} predictions become "
+        f"that class: {found}, with that of the same class {_plain(same)}."
+    )
+
+
 def _number(metric: Mapping[str, Any]) -> str:
     return f"{_plain(metric['value'])} ({_plain(metric['low'])} to {_plain(metric['high'])})"
 

@@ -175,7 +175,11 @@ def variation(run_id: str) -> dict[str, Any]:
 
 def suspected(report: Mapping[str, Any]) -> dict[str, str]:
     """Return for each suspected shortcut what the probe sees, or what the test found."""
-    found = {test["name"]: shortcut_tests.sentence(test) for test in report["shortcut_tests"]}
+    found = {
+        test["name"]: shortcut_tests.short_sentence(test)
+        for test in report["shortcut_tests"]
+        if test["suspicious"]
+    }
     return {
         name: found.get(name, report["probe_descriptions"][name]).rstrip(".")
         for name in report["shortcuts"]

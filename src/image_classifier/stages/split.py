@@ -60,6 +60,7 @@ from image_classifier.data.splitting import (
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.evaluation.power import (
+    ASSUMPTION,
     describe_power,
     independent_images,
     smallest_differences,
@@ -197,7 +198,7 @@ def split(config: Config) -> None:
         )
     print_counts(counts, classes, kinds)
     print("\n".join(summarize_findings(findings)))
-    print(describe_power(len(test), independent, differences))
+    print(describe_power(len(test), independent, differences), ASSUMPTION)
     if skipped:
         print(f"{len(skipped)} files skipped, see {paths.SKIPPED}, e.g. {': '.join(skipped[0])}")
 
