@@ -31,6 +31,7 @@ EXEMPT = {
     "project.plotting": "how plots are written",
     "project.records": "a record in another format is reported, with the command that helps",
     "project.text": "texts of messages, and which names are refused",
+    "serving.recent_images": "what a server keeps of its images; no answer depends on it",
     "tracking.connection": "where MLflow is",
     "tracking.runs": "what MLflow's pages show",
 }
