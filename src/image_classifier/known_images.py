@@ -16,7 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.data.images import Pixels
-from image_classifier.data.near_duplicates import have_near
+from image_classifier.data.near_duplicates import (
+    SCENE_IMAGES,
+    Words,
+    as_words,
+    differing_bits,
+)
 from image_classifier.project.files import new_file
 
 if TYPE_CHECKING:
@@ -144,16 +149,23 @@ class KnownImages:
     def seen(self, digest: str, perceptual_hash: str) -> str:
         """Return whether an image was used to make the model: `exactly`, `near copy` or `no`.
 
+        Where as many known images as a scene has look like it, as frames of a fixed camera do,
+        that says nothing about this image: the answer is then `no`.
+
         Args:
             digest: The SHA-256 of its file, hexadecimal.
             perceptual_hash: 144 hexadecimal digits, or empty for a plain image.
         """
         if digest in self.digests:
             return "exactly"
-        if self.duplicate_distance is not None and self.hashes:
-            (near,) = have_near([perceptual_hash], self.hashes, self.duplicate_distance)
-            return "near copy" if near else "no"
-        return "no"
+        if self.duplicate_distance is None or not self.hashes or not perceptual_hash:
+            return "no"
+        near = int(np.sum(differing_bits(perceptual_hash, self._words) <= self.duplicate_distance))
+        return "near copy" if 0 < near < SCENE_IMAGES else "no"
+
+    @cached_property
+    def _words(self) -> Words:
+        return as_words(self.hashes)
 
 
 class _Neighbours:
