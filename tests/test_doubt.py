@@ -24,7 +24,7 @@ from image_classifier.data.images import DECODER_VERSION
 from image_classifier.data.manifest import ImageRow
 from image_classifier.data.near_duplicates import fingerprint
 from image_classifier.errors import InputError
-from image_classifier.evaluation import doubt, model_card
+from image_classifier.evaluation import doubt, model_card, report_texts
 from image_classifier.evaluation.bootstrap import exact_interval, share_interval
 from image_classifier.evaluation.predictions import Predictions, predict_split
 from image_classifier.serving import pyfunc_model
@@ -302,9 +302,10 @@ def test_the_pipelines_report_and_card_say_what_was_measured(project: Project):
         for row in rows
     ]
     assert found["covered"]["value"] == pytest.approx(np.mean(covered))
-    card = model_card.write(report)
-    assert f"{found['validation_clusters']} independent validation images" in card
-    assert f"it is {found['covered']['value']:.1%} (95% interval" in card
+    text = report_texts.doubt(report)
+    assert f"{found['validation_clusters']} independent validation images" in text
+    assert f"it is {found['covered']['value']:.1%} (95% interval" in text
+    assert f"among them for {found['covered']['value']:.1%} (95%" in model_card.write(report)
     client = mlflow.MlflowClient(project.store)
     metrics = client.get_run(report["run_id"]).data.metrics
     assert metrics["test_coverage"] == pytest.approx(found["covered"]["value"])
@@ -315,9 +316,9 @@ def test_the_card_says_where_a_class_is_low_what_unknown_does_and_what_is_imposs
     project: Project,
 ):
     report = project.read("build/evaluate/report.json")
-    assert "clearly lower" not in model_card.doubt(report)
-    assert "`unknown`" not in model_card.doubt(report)
-    assert model_card.doubt_warnings(report) == []
+    assert "clearly lower" not in report_texts.doubt(report)
+    assert "`unknown`" not in report_texts.doubt(report)
+    assert report_texts.doubt_warnings(report) == []
     half = {"value": 0.5, "low": 0.4, "high": 0.6}
     report["doubt"] |= {
         "low_classes": ["COVID19"],
@@ -326,8 +327,9 @@ def test_the_card_says_where_a_class_is_low_what_unknown_does_and_what_is_imposs
         "range": {"low": 1.0, "high": 1.0},
         "validation_images": 9,
     }
+    lower = "clearly lower for COVID19, 50.0% (95% interval 40.0% to 60.0%)"
+    assert lower in report_texts.doubt(report)
     card = model_card.write(report)
-    assert "clearly lower for COVID19, 50.0% (95% interval 40.0% to 60.0%)" in card
     assert "The answer is `unknown` when an image is ambiguous: for 50.0%" in card
     assert "So every prediction is `unknown`." in card
     assert "No image can be unusual: 9 validation images are too few" in card

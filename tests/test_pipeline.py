@@ -185,9 +185,10 @@ def test_the_model_card_is_the_versions_description_and_says_synthetic_first(pro
         "Test metrics",
         "95%",
         "Duplicates",
-        "metadata",
-        "border",
-        "External sets",
+        "Shortcuts",
+        "another hospital",
+        "was looked at once",
+        "report.html",
         "medical",
     ):
         assert part in card

@@ -13,7 +13,7 @@ from image_classifier.classifier import Classifier, Metadata
 from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
-from image_classifier.evaluation import model_card
+from image_classifier.evaluation import report_texts
 from image_classifier.evaluation.predictions import Predictions, predict_split
 from image_classifier.evaluation.weak_spots import (
     Kind,
@@ -283,14 +283,14 @@ def test_the_card_says_what_was_tried_and_names_the_weak_spots():
     labels, right = np.zeros(200, np.int64), np.arange(200) >= 30
     kinds = [Kind("source: B", np.arange(200) < 40), Kind("few", np.arange(200) < 3)]
     found = compare_all(kinds, right, labels, alone(200))
-    card = model_card.weak_spots({"weak_spots": asdict(found)})
+    card = report_texts.weak_spots({"weak_spots": asdict(found)})
     assert "1 more were too small" in card
     assert "**Weak spot: source: B: accuracy 0.250 on 40 images, 1.000 on the others" in card
     assert "(95% interval 0.5" in card
     clean = compare_all(kinds, right | True, labels, alone(200))
-    assert "certainly worse" in model_card.weak_spots({"weak_spots": asdict(clean)})
+    assert "certainly worse" in report_texts.weak_spots({"weak_spots": asdict(clean)})
     none = compare_all([], right, labels, alone(200))
-    assert "too few test images" in model_card.weak_spots({"weak_spots": asdict(none)})
+    assert "too few test images" in report_texts.weak_spots({"weak_spots": asdict(none)})
 
 
 def test_the_pipeline_reports_its_weak_spots(project):
@@ -298,4 +298,4 @@ def test_the_pipeline_reports_its_weak_spots(project):
     assert {entry["name"] for entry in found["slices"]} >= {"brightness: darkest third"}
     assert all(Slice(**entry).low <= entry["high"] for entry in found["slices"])
     card = (project.folder / "build/evaluate/model_card.md").read_text()
-    assert f"{found['tried']} kinds of test images were compared" in card
+    assert f"of {found['tried']} kinds of test images that were compared" in card

@@ -10,6 +10,7 @@ from image_classifier.data.labels import SPLITS
 from image_classifier.evaluation import report_texts
 from image_classifier.evaluation.report_texts import (
     HEADLINE,
+    LISTED,
     chance_of,
     doubt_warnings,
     interval,
@@ -74,8 +75,13 @@ def caveats(report: Mapping[str, Any]) -> str:
 def checks(report: Mapping[str, Any]) -> str:
     """Return in a sentence or two what each check found."""
     labels, spots, doubt = report["label_errors"], report["weak_spots"], report["doubt"]
+    first = [
+        f"`{entry['path']}` ({entry['label']}, likely {entry['likely_label']})"
+        for entry in labels["first"]
+        if entry["suspected"] == "yes"
+    ]
     suspected = (
-        f"**{labels['suspected']} are probably wrong.**"
+        f"**{labels['suspected']} are probably wrong**, such as {', '.join(first[:LISTED])}."
         if labels["suspected"]
         else "none is suspected to be wrong."
     )

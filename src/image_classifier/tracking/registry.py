@@ -18,6 +18,7 @@ from image_classifier.tracking import connection, runs
 from image_classifier.tracking.stored_models import store_model
 
 DIGEST = "model_sha256"  # a version's tag: the SHA-256 of its files
+LONGEST = 5000  # characters of a description that a registry on PostgreSQL takes
 # the code that decides what a stored model answers
 SERVING_CODE = [Path(serving.__path__[0]) / name for name in ("prediction.py", "pyfunc_model.py")]
 # the tags that make a version of a run differ from another version of the same run
@@ -158,7 +159,11 @@ def log_evaluation(version: Version, metrics: Mapping[str, float], tags: dict[st
 
 
 def set_description(version: Version, text: str) -> None:
-    """Set the description of the open run and of a registered version."""
+    """Set the description of the open run and of a registered version; cut what is too long."""
+    if len(text) > LONGEST:
+        text = (
+            f"{text[: LONGEST - 100]}…\n\nThe rest is in `evaluation/model_card.md` of the run.\n"
+        )
     mlflow.set_tag("mlflow.note.content", text)
     mlflow.MlflowClient().update_model_version(version.name, version.version, text)
 
