@@ -130,6 +130,7 @@ def evaluated(
         "chance": {"balanced_accuracy": 0.5},
         "duplicate_distance": 58,
         "recalls": dict(zip(chosen.classes, recalls, strict=True)),
+        "findings": {"dark": {"train": 2}, "blurred": {"test": 3}},
         "recall_intervals": {
             label: {"value": recall, "low": recall - 0.1, "high": recall + 0.1}
             for label, recall in zip(chosen.classes, recalls, strict=True)
