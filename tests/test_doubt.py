@@ -97,7 +97,7 @@ def test_the_interval_of_a_share():
     patients = ["a"] * 9 + ["b"]
     assert share_interval(chosen, patients)["value"] == 0.9
     equal = share_interval(chosen, patients, equally=True)
-    assert (equal["value"], equal["low"], equal["high"]) == (0.5, 0, 1)
+    assert (equal["value"], equal["low"], equal["high"]) == (0.5, *exact_interval(1, 2))
     assert share_interval(chosen[:9], patients[:9])["low"] == exact_interval(1, 1)[0]
 
 

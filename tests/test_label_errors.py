@@ -241,8 +241,10 @@ def test_the_card_names_the_first_suspected_labels_and_says_what_to_do(project: 
         "first": first,
     }  # fmt: skip
     text, card = report_texts.label_errors(report), model_card.write(report)
-    assert "**7 labels are probably wrong** (7 in test)" in text
+    assert "**7 labels are suspected to be wrong** (7 in test)" in text
     assert "corrections.csv" in text
-    assert "**7 are probably wrong**, such as `0.png` (NORMAL, likely COVID19), `1.png`" in card
+    assert (
+        "**7 are suspected to be wrong**, such as `0.png` (NORMAL, likely COVID19), `1.png`" in card
+    )
     assert "`4.png`" in card
     assert "`5.png`" not in card

@@ -35,7 +35,7 @@ def test_a_model_that_answers_the_largest_class_only_is_no_champion(tmp_path: Pa
     assert "The model answers common for every test image" in card
     assert "| accuracy | 0.8621 |" in card
     assert card.count("0.8621") >= 2  # chance is beside it
-    assert "No probe and no test suggests a shortcut" not in card
+    assert "No probe and no test reaches the limit" not in card
     history = csv.DictReader((project.folder / "build/train/history.csv").read_text().splitlines())
     assert all(0 < float(epoch["val_balanced_accuracy"]) < 1 for epoch in history)
     assert "UserWarning" not in output
