@@ -219,7 +219,7 @@ def test_evaluate_ranks_the_labels_it_can_check_and_the_card_says_how_to_check_a
     assert {row["split"] for row in rows} <= {"validation", "test"}
     assert len(rows) >= checked / 10
     assert [row["path"] for row in rows[:20]] == [entry["path"] for entry in found["first"]]
-    assert f"{checked} of {sum(counts.values())} images were checked" in model_card.write(report)
+    assert f"{checked} of {sum(counts.values())} labels were checked" in model_card.write(report)
     text = report_texts.label_errors(report)
     assert "`image-classifier train --multirun search=folds` checks all" in text
 

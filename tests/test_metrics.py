@@ -157,7 +157,7 @@ def test_a_model_with_an_error_is_never_more_certain_than_one_without():
     patients = [str(i // 5) for i in range(100)]
     wrong[:5] = 0.95
     low, high = intervals(predictions(labels, wrong, patients), 50)["accuracy"]
-    assert (low, high) == pytest.approx(exact_interval(19, 20), abs=0.02)
+    assert (low, high) == pytest.approx(exact_interval(19, 20), abs=0.03)
 
 
 def test_the_interval_of_the_area_is_that_of_its_source():
