@@ -45,6 +45,11 @@ def write(report: Mapping[str, Any]) -> str:
 def test_metrics(report: Mapping[str, Any]) -> str:
     """Return the most important test metrics with their intervals, and what they can prove."""
     images = sum(map(sum, report["confusion"]))
+    guessing = (
+        " Chance of sensitivity and specificity: random answers, positive as often as the model's."
+        if len(report["classes"]) == 2
+        else ""
+    )
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     rows = [
         [name, number(entry["value"]), interval(entry), chance_of(report, name)]
@@ -58,8 +63,7 @@ def test_metrics(report: Mapping[str, Any]) -> str:
     ]
     return (
         f"On {images} test images. The 95% intervals are for this model on all images of the same "
-        f"source; the independent unit is the {drawn}. Chance of sensitivity and specificity: "
-        f"random answers, positive as often as the model's.\n\n"
+        f"source; the independent unit is the {drawn}.{guessing}\n\n"
         + table(["metric", "value", "95% interval", "chance"], [*rows, *recalls[:CLASSES]])
         + f"\n\n{report['power']}"
     )
