@@ -65,7 +65,7 @@ def test_one_command_cross_validates_and_card_and_mlflow_have_the_spread(
 
     # the pipeline's model has the same settings, without a fold
     card = (copy.folder / "build/evaluate/model_card.md").read_text()
-    assert "trained once" in card
+    assert "No repeat of this training" in card
     copy.command("evaluate")
     card = (copy.folder / "build/evaluate/model_card.md").read_text()
     assert "Cross-validation with these settings, balanced accuracy" in card

@@ -219,7 +219,7 @@ def test_evaluate_ranks_the_labels_it_can_check_and_the_card_says_how_to_check_a
     assert {row["split"] for row in rows} <= {"validation", "test"}
     assert len(rows) >= checked / 10
     assert [row["path"] for row in rows[:20]] == [entry["path"] for entry in found["first"]]
-    assert f"{checked} of {sum(counts.values())} images were checked" in model_card.write(report)
+    assert f"{checked} of {sum(counts.values())} labels were checked" in model_card.write(report)
     text = report_texts.label_errors(report)
     assert "`image-classifier train --multirun search=folds` checks all" in text
 
@@ -241,8 +241,10 @@ def test_the_card_names_the_first_suspected_labels_and_says_what_to_do(project: 
         "first": first,
     }  # fmt: skip
     text, card = report_texts.label_errors(report), model_card.write(report)
-    assert "**7 labels are probably wrong** (7 in test)" in text
+    assert "**7 labels are suspected to be wrong** (7 in test)" in text
     assert "corrections.csv" in text
-    assert "**7 are probably wrong**, such as `0.png` (NORMAL, likely COVID19), `1.png`" in card
+    assert (
+        "**7 are suspected to be wrong**, such as `0.png` (NORMAL, likely COVID19), `1.png`" in card
+    )
     assert "`4.png`" in card
     assert "`5.png`" not in card

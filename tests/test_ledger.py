@@ -187,6 +187,6 @@ def test_the_levels_are_spent_at_most_once_and_fresh_images_are_due_when_it_doub
     assert not looks.due(known)
     assert "Fresh test images are due: after 24 looks" in looks.due(known | {"looks": 24})
     assert looks.sentence(known) == (
-        f"This test set (digest `{'a' * 16}`) was looked at 23 times: 23 versions evaluated, "
-        f"1 decision of the gate."
+        f"By this MLflow store, this test set (digest `{'a' * 16}`) was looked at 23 times: "
+        f"23 versions evaluated, 1 decision of the gate."
     )

@@ -3,6 +3,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from image_classifier.evaluation.bootstrap import (
+    area_ends,
     certain_mean_recall,
     class_intervals,
     exact_interval,
@@ -129,9 +130,44 @@ def test_a_model_without_errors_has_the_exact_binomial_interval():
     assert ends["accuracy"][0] == pytest.approx(0.025 ** (1 / 100))
     assert ends["balanced_accuracy"] == pytest.approx((0.025 ** (1 / 100), 1))
     assert ends["precision"] == pytest.approx((0.9289, 1), abs=1e-4)
-    of_classes = class_intervals(predictions(labels, labels * 0.9), 50)
-    for name in ("precision", "recall", "f1"):
+    of_classes = class_intervals(predictions(labels, labels * 0.9))
+    for name in ("precision", "recall"):
         assert of_classes[name] == pytest.approx(np.array([[0.9289, 1]] * 2), abs=1e-4)
+    assert of_classes["f1"] == pytest.approx(np.array([[0.9631, 1]] * 2), abs=1e-4)
+
+
+def test_a_model_with_an_error_is_never_more_certain_than_one_without():
+    labels = np.repeat([0, 1], 50)
+    # nearly equal probabilities: sums of them differ from 1 by rounding errors
+    right = np.where(labels == 1, 0.9, 0.1) + np.linspace(0, 0.01, 100)
+    wrong = right.copy()
+    wrong[0] = 0.95
+    none, one = (intervals(predictions(labels, positive), 100) for positive in (right, wrong))
+    assert one["accuracy"] == pytest.approx(exact_interval(99, 100))
+    for name in (
+        "accuracy", "balanced_accuracy", "specificity", "precision", "f1", "f1_macro", "roc_auc",
+    ):  # fmt: skip
+        assert one[name][0] < none[name][0] < 1, name
+        assert none[name][1] == 1, name
+    assert np.isnan(none["pr_auc"]).all()
+    # a model that answers one class only is no better than chance, but not to the last digit
+    low, high = intervals(predictions(labels, np.full(100, 0.9)), 50)["balanced_accuracy"]
+    assert 0.4 < low < 0.5 < high < 0.6
+    # with clusters: images of one patient count as one if all are right or wrong together
+    patients = [str(i // 5) for i in range(100)]
+    wrong[:5] = 0.95
+    low, high = intervals(predictions(labels, wrong, patients), 50)["accuracy"]
+    assert (low, high) == pytest.approx(exact_interval(19, 20), abs=0.03)
+
+
+def test_the_interval_of_the_area_is_that_of_its_source():
+    # Newcombe 2006: the ends are areas from which 0.9 is 1.96 standard errors away
+    for end in area_ends(0.9, 30, 50):
+        first, second = end / (2 - end), 2 * end**2 / (1 + end)  # Hanley and McNeil, 1982
+        variance = end * (1 - end) + 39 * (first - end**2) + 39 * (second - end**2)
+        assert abs(0.9 - end) == pytest.approx(1.96 * np.sqrt(variance / 1500), abs=1e-4)
+    assert area_ends(1.0, 30, 50)[1] == 1 > area_ends(1.0, 30, 50)[0] > 0.9
+    assert area_ends(0.0, 30, 50)[0] == 0
 
 
 def test_the_exact_interval_of_the_mean_recall():
@@ -170,5 +206,5 @@ def test_chance_is_what_a_classifier_reaches_that_does_not_look():
 def test_a_sample_without_a_rare_class_gives_no_warning(recwarn: pytest.WarningsRecorder):
     labels = np.repeat([0, 1], [50, 1])
     found = intervals(predictions(labels, np.full(51, 0.1)), 200)
-    assert found["balanced_accuracy"][0] == 0.5
+    assert found["balanced_accuracy"][0] < 0.5
     assert not recwarn.list

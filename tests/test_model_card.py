@@ -44,7 +44,7 @@ def test_a_suspected_shortcut_is_reported_with_its_leading_feature(report: dict)
     report["shortcuts"] = ["metadata"]
     warning = (
         "A classifier that sees only the file metadata reaches a balanced accuracy of 100.0% "
-        "(mainly by bytes per pixel); the model reaches"
+        "(its most important feature: bytes per pixel); the model reaches"
     )
     assert f"- **{warning}" in card_of(report)
     assert f"WARNING: possible shortcut: {warning}" in model_card.summary(report)
@@ -56,17 +56,17 @@ def test_the_looks_at_the_test_set_are_said_and_that_fresh_images_are_due(report
     assert "Fresh test images are due" not in model_card.write(report)
     report["ledger"]["looks"] = 30
     assert "**Fresh test images are due: after 30 looks" in model_card.write(report)
-    assert "- **This test set (digest" in card_of(report)
+    assert "- **By this MLflow store, this test set (digest" in card_of(report)
 
 
 def test_the_tests_on_the_model_are_in_the_card_and_a_suspicious_one_is_a_warning(report: dict):
     names = [test["name"] for test in report["shortcut_tests"]]
     assert names == ["centre_hidden", "border_hidden", "other_border", "other_file"]
-    assert "No probe and no test suggests a shortcut." in card_of(report)
+    assert "No probe and no test reaches the limit" in card_of(report)
     swap = report["shortcut_tests"][2]
     swap["suspicious"] = swap["balanced_accuracy"]["suspicious"] = True
     report["shortcuts"] = ["other_border"]
-    number, images = f"{swap['balanced_accuracy']['same_class']:.2f}", swap["images"]
+    number, images = f"{swap['balanced_accuracy']['same_class']:.3f}", swap["images"]
     for text in (card_of(report), model_card.summary(report)):
         assert "With the border of an image of another class, " in text
         assert f" of {images} predictions become that class: balanced accuracy " in text
@@ -82,7 +82,7 @@ def test_a_model_that_answers_one_class_only_is_said(report: dict):
     for text in (card, summary):
         assert "The model answers NORMAL for every test image" in text
     assert "is not higher than that of the probe metadata and border" in card
-    assert "No probe and no test suggests a shortcut" not in card
+    assert "No probe and no test reaches the limit" not in card
 
 
 def test_a_class_that_is_never_answered_is_said(report: dict):

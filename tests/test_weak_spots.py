@@ -288,7 +288,7 @@ def test_the_card_says_what_was_tried_and_names_the_weak_spots():
     assert "**Weak spot: source: B: accuracy 0.250 on 40 images, 1.000 on the others" in card
     assert "(95% interval 0.5" in card
     clean = compare_all(kinds, right | True, labels, alone(200))
-    assert "certainly worse" in report_texts.weak_spots({"weak_spots": asdict(clean)})
+    assert "clearly worse" in report_texts.weak_spots({"weak_spots": asdict(clean)})
     none = compare_all([], right, labels, alone(200))
     assert "too few test images" in report_texts.weak_spots({"weak_spots": asdict(none)})
 

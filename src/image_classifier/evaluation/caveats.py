@@ -41,7 +41,7 @@ def of_the_model(report: Mapping[str, Any]) -> Iterator[Caveat]:
         yield Caveat(warning, True, "confusion")
     if entry["low"] is None or entry["low"] <= chance:
         yield Caveat(
-            f"The balanced accuracy is not certainly above chance: {number(entry['value'])} "
+            f"The balanced accuracy is not clearly above chance: {number(entry['value'])} "
             f"({interval(entry)}), chance {number(chance)}.",
             True,
             "metrics",
@@ -88,8 +88,16 @@ def of_the_test_set(report: Mapping[str, Any]) -> Iterator[Caveat]:
     if not report["duplicates"]["groups"]:
         yield Caveat(
             "It is not known which images show the same patient or object (setting "
-            "dataset.group_pattern). If training and test images do, the metrics are too high, and "
-            "the intervals too narrow.",
+            "dataset.group_pattern). If a training and a test image do, the metrics are too high. "
+            "If two test images do, the intervals are too narrow.",
+            False,
+            "data",
+        )
+    elif alone := report["duplicates"]["without_group"]:
+        yield Caveat(
+            f"{alone} of all images have no group, and count as independent. If some of them show "
+            f"the same patient or object, the metrics may be too high, and the intervals too "
+            f"narrow.",
             False,
             "data",
         )
@@ -104,8 +112,8 @@ def of_the_test_set(report: Mapping[str, Any]) -> Iterator[Caveat]:
         yield Caveat(" ".join([looks.sentence(report["ledger"]), due]), bool(due), "ledger")
     if not any(report["variation"].values()):
         yield Caveat(
-            "The model was trained once with these settings. Another seed, or other training "
-            "images, would give other values; how different is not known.",
+            "No repeat of this training is known. Another seed, or other training images, would "
+            "give other values; how different is not known.",
             False,
             "variation",
         )

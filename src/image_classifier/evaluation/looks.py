@@ -71,7 +71,8 @@ def sentence(ledger: Mapping[str, Any]) -> str:
     """
     versions, decisions = ledger["looks"], ledger["decisions"]
     return (
-        f"This test set (digest `{ledger['digest'][:16]}`) was looked at {times(versions)}: "
+        f"By this MLflow store, this test set (digest `{ledger['digest'][:16]}`) was looked at "
+        f"{times(versions)}: "
         f"{counted(versions, 'version')} evaluated, {counted(decisions, 'decision')} of the gate."
     )
 

@@ -45,6 +45,11 @@ def write(report: Mapping[str, Any]) -> str:
 def test_metrics(report: Mapping[str, Any]) -> str:
     """Return the most important test metrics with their intervals, and what they can prove."""
     images = sum(map(sum, report["confusion"]))
+    guessing = (
+        " Chance of sensitivity and specificity: random answers, positive as often as the model's."
+        if len(report["classes"]) == 2
+        else ""
+    )
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     rows = [
         [name, number(entry["value"]), interval(entry), chance_of(report, name)]
@@ -57,7 +62,8 @@ def test_metrics(report: Mapping[str, Any]) -> str:
         if len(report["classes"]) > 2 and (found := entry["recall"])
     ]
     return (
-        f"On {images} test images; 95% intervals from a bootstrap, resampled by {drawn}.\n\n"
+        f"On {images} test images. The 95% intervals are for this model on all images of the same "
+        f"source; the independent unit is the {drawn}.{guessing}\n\n"
         + table(["metric", "value", "95% interval", "chance"], [*rows, *recalls[:CLASSES]])
         + f"\n\n{report['power']}"
     )
@@ -75,26 +81,30 @@ def caveats(report: Mapping[str, Any]) -> str:
 def checks(report: Mapping[str, Any]) -> str:
     """Return in a sentence or two what each check found."""
     labels, spots, doubt = report["label_errors"], report["weak_spots"], report["doubt"]
+    once = ", each patient or group counting once" if report["duplicates"]["groups"] else ""
     first = [
         f"`{entry['path']}` ({entry['label']}, likely {entry['likely_label']})"
         for entry in labels["first"]
         if entry["suspected"] == "yes"
     ]
     suspected = (
-        f"**{labels['suspected']} are probably wrong**, such as {', '.join(first[:LISTED])}."
+        f"**{labels['suspected']} are suspected to be wrong**, such as {', '.join(first[:LISTED])}."
         if labels["suspected"]
-        else "none is suspected to be wrong."
+        else f"of the {labels['images']} checked, none is suspected to be wrong."
     )
     shortcuts = "suspected, see above." if report["shortcuts"] else shortcut_verdict(report)
     found = [
         f"Shortcuts: {shortcuts}",
-        f"Labels: {suspected} {labels['images']} of {labels['of']} images were checked.",
-        f"Weak spots: {len(spots['sentences']) or 'none'}, of {spots['tried']} kinds of test "
-        f"images that were compared with the others.",
+        f"Labels: {suspected} {labels['images']} of {labels['of']} labels were checked"
+        + ("." if labels["by_folds"] else ": those of validation and test."),
+        f"Weak spots: {len(spots['sentences']) or 'none is clear'}, of {spots['tried']} kinds of "
+        f"test images that were compared with the others.",
         f"Plausible classes: the true class is among them for {share(doubt['covered'])} of the "
-        f"test images; {doubt['coverage']:.0%} were asked for.",
-        f"Unusual images: {share(doubt['unusual'])} of the test images; about "
-        f"{100 - doubt['unusual_percentile']:g}% are expected.",
+        f"test images{once}; at least {100 * doubt['coverage']:.4g}% were asked for, on average "
+        f"over models.",
+        f"Unusual images: {share(doubt['unusual'])} of the test images; of such models, 95% find "
+        f"{report_texts.spread_of(doubt['unusual_range'])} of new images from the same source "
+        f"unusual.",
         *(f"**{warning}**" for warning in doubt_warnings(report)),
         *([report_texts.unknown(report)] if doubt["unknown"] else []),
         *([report_texts.variation(report)] if any(report["variation"].values()) else []),

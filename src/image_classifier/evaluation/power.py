@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from image_classifier.data.manifest import ImageRow
-from image_classifier.evaluation.looks import level_of_look
+from image_classifier.evaluation.looks import least_differing, level_of_look
 
 POWER = 0.8  # the usual wish: a real difference is shown in four of five cases
 LEVEL = level_of_look(1)  # of the gate's interval when a test set is looked at for the first time
@@ -22,9 +22,8 @@ STEP = 0.001  # differences are searched in tenths of a point
 DRAWS = 10_000  # the power of a difference is then known to 0.4 points (standard error)
 
 ASSUMPTION = (
-    "This is at the gate's first look, and assumes that the weaker model reaches 90% in every "
-    "class, and that the errors of the two models are independent; models that share errors show "
-    "smaller differences."
+    "The level is that of the gate's first look. Of two models that share errors, smaller "
+    "differences can be shown."
 )
 
 
@@ -47,7 +46,7 @@ def smallest_differences(
     """Return the smallest true difference that the gate's comparison shows with 80% power.
 
     Two models classify the same images, and a difference is shown when its interval is above 0,
-    as at the gate's first look (`looks.level_of_look`). `ASSUMPTION` says what is assumed.
+    as at the gate's first look (`looks.level_of_look`). See `power_of` for what is assumed.
 
     Args:
         rows: The test images.
@@ -86,8 +85,10 @@ def power_of(difference: float, images: Sequence[int]) -> float:
 
     For each class, the images that only the better model recognizes, and those that only the weaker
     one does, are drawn (as in McNemar's test). The difference is shown if it is larger than 2.24 of
-    its standard errors (the 97.5% interval), which are estimated from the same draw. The variances
-    of the recalls add up in their mean. Against the gate's bootstrap, see tests/test_power.py.
+    its standard errors (the 97.5% interval), which are estimated from the same draw, and the models
+    differ on as many images as the gate wants (`looks.least_differing`). The variances of the
+    recalls add up in their mean. The weaker model reaches 90% in every class, and the errors of the
+    two are independent. Against the gate's bootstrap, see tests/test_power.py.
 
     Args:
         difference: Of the models' recall of every class, 0 to 0.1.
@@ -96,14 +97,16 @@ def power_of(difference: float, images: Sequence[int]) -> float:
     better = min(WEAKER + difference, 1.0)
     only_better, only_weaker = better * (1 - WEAKER), WEAKER * (1 - better)
     generator = np.random.default_rng(0)
-    total, variance = np.zeros(DRAWS), np.zeros(DRAWS)
+    total, variance, differing = np.zeros((3, DRAWS))
     for number in images:
         gained = generator.binomial(number, only_better, DRAWS)
         lost = generator.binomial(number - gained, only_weaker / (1 - only_better))
         mean = (gained - lost) / number
         total += mean
         variance += ((gained + lost) / number - mean**2) / number
-    return float(np.mean(total > quantile_of(LEVEL) * np.sqrt(variance)))
+        differing += gained + lost
+    certain = total > quantile_of(LEVEL) * np.sqrt(variance)
+    return float(np.mean(certain & (differing >= least_differing(LEVEL))))
 
 
 def quantile_of(level: float) -> float:
@@ -128,12 +131,15 @@ def describe_power(images: int, independent: int, differences: Mapping[str, floa
         if value is not None
     ]
     hidden = ", ".join(name for name, value in differences.items() if value is None)
-    text = f"{number} can show with 80% power: "
+    text = (
+        f"{number} can show with 80% power, if the weaker of two models reaches 90% in every class "
+        f"and their errors are independent: "
+    )
     if shown:
-        text += f"a true difference between two models of at least {', '.join(shown)}. "
+        text += f"a true difference of at least {', '.join(shown)}. "
         text += f"In {hidden} none: not even 100% against 90%. " if hidden else ""
     else:
-        text += f"no difference between two models in {hidden}, not even 100% against 90%. "
+        text += f"no difference in {hidden}, not even 100% against 90%. "
     return text.strip()
 
 

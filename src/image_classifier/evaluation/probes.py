@@ -17,7 +17,12 @@ from sklearn.preprocessing import OneHotEncoder
 
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
-from image_classifier.evaluation.bootstrap import interval_of_mean_recall, percentiles, resample
+from image_classifier.evaluation.bootstrap import (
+    mean_recall_ends,
+    percentiles,
+    resample,
+    wider,
+)
 from image_classifier.evaluation.metrics import balanced_accuracy
 
 SIDE = 20  # the border probe divides an image into SIDE x SIDE cells,
@@ -36,7 +41,7 @@ class Probe:
     Attributes:
         name: `metadata` or `border`.
         balanced_accuracy: The mean recall of the classes, 0 to 1: unequal classes do not help.
-        low: Lower end of its 95% bootstrap interval.
+        low: Lower end of its 95% interval, the bootstrap's or that of the recalls.
         high: Upper end of that interval.
         chance: 1 / classes.
         share: The probe's lead over chance as a fraction of the model's, 0 to 1.
@@ -99,12 +104,11 @@ def run_probe(
     forest.fit(features[train], dataset.labels[train])
     labels, predicted = dataset.labels[test], forest.predict(features[test])
     clusters = [dataset.rows[row].cluster for row in test]
-    low, high = percentiles(
+    drawn = percentiles(
         [balanced_accuracy(labels[rows], predicted[rows]) for rows in resample(clusters)]
     )
+    low, high = wider(drawn, mean_recall_ends(labels, predicted, clusters))
     score, chance = balanced_accuracy(labels, predicted), 1 / len(dataset.classes)
-    if score in (0, 1):  # of these the bootstrap knows no uncertainty
-        low, high = interval_of_mean_recall(score, labels, clusters)
     share = float(np.clip((score - chance) / max(model_score - chance, 1e-9), 0, 1))
     as_good = score >= model_score and score > chance
     suspicious = as_good or (low > chance and share >= shortcut_threshold)

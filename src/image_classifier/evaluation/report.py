@@ -49,7 +49,11 @@ def make_report(
         "unused": fetched["unused"],
         "skipped": split["skipped"],
         "remarks": [*fetched["notes"], *split["remarks"], *prepared["remarks"]],
-        "duplicates": split["duplicates"] | {"distance": config.split.duplicate_distance},
+        "duplicates": split["duplicates"]
+        | {
+            "distance": config.split.duplicate_distance,
+            "without_group": sum(not row.group for row in dataset.rows),
+        },
         "model": classifier.model.name,
         "backbone": backbone(config),
         "start_from": read_record(paths.TRAIN / paths.RUN, "train").get("start_from"),

@@ -103,7 +103,7 @@ def near_pairs(duplicates: Mapping[str, Any]) -> str:
 def label_errors(report: Mapping[str, Any]) -> str:
     """Return how many labels are suspected to be wrong, the first ones, and what to do."""
     found = report["label_errors"]
-    checked = f"{found['images']} of {found['of']} images were checked"
+    checked = f"{found['images']} of {found['of']} labels were checked"
     if found["by_folds"]:
         checked += ", by models that were not trained on them."
     else:
@@ -114,15 +114,20 @@ def label_errors(report: Mapping[str, Any]) -> str:
         )
     complete = "`evaluation/suspected_labels.csv` of the run lists the labels that fit least."
     if not found["suspected"]:
-        return f"No label is suspected to be wrong. {checked} {complete}"
+        return (
+            f"None of the {found['images']} labels that were checked is suspected to be wrong. A "
+            f"few wrong ones may be among them, because a label is suspected only if the checked "
+            f"ones together show that some are wrong. {checked} {complete}"
+        )
     splits = ", ".join(
         f"{entry['suspected']} in {split}"
         for split, entry in found["by_split"].items()
         if entry["suspected"]
     )
     return (
-        f"**{found['suspected']} labels are probably wrong** ({splits}). Estimated share of wrong "
-        f"labels: {found['estimated_share']:.1%}. {checked} {complete} Look at the image: it may "
+        f"**{found['suspected']} labels are suspected to be wrong** ({splits}): each is more "
+        f"probably wrong than right. Estimated share of wrong labels among those checked: "
+        f"{found['estimated_share']:.1%}. {checked} {complete} Look at the image: it may "
         f"also be an unusual one. If the label is wrong, add a line `path,label,reason` to "
         f"corrections.csv (the label `drop` leaves the image out), then `dvc repro`. Corrections "
         f"of test labels that only follow the model make its test metrics too good: look at other "
@@ -150,7 +155,7 @@ def looked_at(report: Mapping[str, Any]) -> str:
 
 
 def weak_spots(report: Mapping[str, Any]) -> str:
-    """Return the kinds of test images on which the model is certainly worse."""
+    """Return the kinds of test images on which the model is clearly worse."""
     found = report["weak_spots"]
     if not found["tried"]:
         return "There are too few test images to compare kinds of them."
@@ -158,11 +163,16 @@ def weak_spots(report: Mapping[str, Any]) -> str:
     return (
         f"{found['tried']} kinds of test images were compared with the others (by source, size of "
         f"the group, brightness, size, and clusters of similar images), each class with the same "
-        f"class; images of one group count once."
+        f"class; images of one group and class count once."
         + (f" {len(few)} more were too small to be compared." if few else "")
         + "".join(f"\n\n**{sentence}.**" for sentence in found["sentences"])
         + ("\n\nWeak spots may share images." if len(found["sentences"]) > 1 else "")
-        + ("" if found["sentences"] else " On none of them is the model certainly worse.")
+        + (
+            ""
+            if found["sentences"]
+            else " On none of them is the model clearly worse: no interval, corrected for the "
+            "number of kinds, is above 0. With few images, only a large difference is clear."
+        )
     )
 
 
@@ -179,9 +189,9 @@ def variation(report: Mapping[str, Any]) -> str:
     ]
     if not lines:
         return (
-            "These settings were trained once, so how much the result varies with the seed and the "
-            "training images is not known. `image-classifier train --multirun search=folds` "
-            "measures it, then `dvc repro -f -s evaluate` writes it here."
+            "No repeat of this training is known, with another seed or other training images, so "
+            "how much the result varies with them is not known. `image-classifier train "
+            "--multirun search=folds` measures it, then `dvc repro -f -s evaluate` writes it here."
         )
     return " ".join(lines)
 
@@ -190,21 +200,23 @@ def doubt(report: Mapping[str, Any]) -> str:
     """Return how often the true class is plausible, and how often an image is unusual."""
     found = report["doubt"]
     sizes = [f"{number} for {images}" for number, images in enumerate(found["sizes"]) if images]
-    once = ", each patient or group counting once" if report["duplicates"]["groups"] else ""
+    once = ", each patient or group counting once," if report["duplicates"]["groups"] else ""
     parts = [
         f"Each prediction lists the plausible classes: the predicted one, the most probable one, "
         f"and those with a probability of at least {found['plausible_limit']:.4g}. This limit "
         f"comes from {found['validation_clusters']} independent validation images, so that, on "
         f"average, the true class is plausible for at least {found['coverage']:.4g} of new images "
-        f"from the same source; with so many validation images, 95% of such models reach "
+        f"from the same source{once} or a little less, because epoch and temperature were chosen "
+        f"on the same images. With so many validation images, 95% of such models reach "
         f"{spread_of(found['range'])}, or more. On the test images{once} it is "
         f"{share(found['covered'])}. Number of plausible classes: {', '.join(sizes)} test images.",
         "This is promised for all classes together, if each class has the same share of the new "
         "images as of the validation images.",
         f"An image is unusual when it is less like the training images than "
         f"{found['unusual_percentile']:g}% of the validation images. Of new images from the same "
-        f"source, about {100 - found['unusual_percentile']:g}% are, for 95% of such models "
-        f"{spread_of(found['unusual_range'])}; of the test images {share(found['unusual'])}.",
+        f"source, at most about {100 - found['unusual_percentile']:g}% are on average, for 95% of "
+        f"such models {spread_of(found['unusual_range'])}; of the test images "
+        f"{share(found['unusual'])}.",
     ]
     if found["low_classes"]:
         low = [f"{name}, {share(found['covered_by_class'][name])}" for name in found["low_classes"]]
@@ -272,10 +284,13 @@ def shortcut_verdict(report: Mapping[str, Any]) -> str:
     if equal:
         return (
             f"**The balanced accuracy of the model is not higher than that of the probe "
-            f"{' and '.join(equal)}, which is not above chance: the model has learnt nothing that "
-            f"helps on the test images.**"
+            f"{' and '.join(equal)}, which is not above chance: its predictions for the test "
+            f"images are no better than guessing.**"
         )
-    return "No probe and no test suggests a shortcut."
+    return (
+        "No probe and no test reaches the limit from which a shortcut is suspected "
+        "(`evaluation.shortcut_threshold`). Other shortcuts were not searched for."
+    )
 
 
 def shortcut_warnings(report: Mapping[str, Any]) -> list[str]:
@@ -284,7 +299,7 @@ def shortcut_warnings(report: Mapping[str, Any]) -> list[str]:
     probes = [
         f"A classifier that sees only {SEES[probe['name']]} reaches a balanced accuracy of "
         f"{probe['balanced_accuracy']:.1%}"
-        + (f" (mainly by {probe['leading']})" if probe["leading"] else "")
+        + (f" (its most important feature: {probe['leading']})" if probe["leading"] else "")
         + f"; the model reaches {model:.1%}."
         for probe in report["probes"]
         if probe["suspicious"]
@@ -298,8 +313,8 @@ def limits() -> str:
     return (
         "For experiments with image classification, on images from the same source as the training "
         "images. Not a medical device: do not use it for a diagnosis or for any decision about a "
-        "person. The intervals show only how much the values could vary with other test images of "
-        "the same source. They say nothing about images from other sources."
+        "person. The intervals show only how far the values of this model may be from those on all "
+        "images of the same source. They say nothing about images from other sources."
     )
 
 

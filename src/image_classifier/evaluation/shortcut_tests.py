@@ -14,6 +14,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,14 @@ from image_classifier.data.depth import is_deep
 from image_classifier.data.images import Pixels, Rendering
 from image_classifier.data.manifest import ImageRow
 from image_classifier.errors import InputError
-from image_classifier.evaluation.bootstrap import CERTAIN, certain_mean_recall, resample
+from image_classifier.evaluation.bootstrap import (
+    area_ends,
+    certain_mean_recall,
+    is_certain,
+    mean_recall_ends,
+    resample,
+    wider,
+)
 from image_classifier.evaluation.predictions import CHUNK, Predictions
 from image_classifier.evaluation.probes import RIM, SIDE
 from image_classifier.project import paths
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
+Exact = Callable[[int, float], tuple[float, float]]  # of an answer, with a tail
 
 DESCRIPTIONS = {
     "centre_hidden": "everything but the outer tenth at each side is hidden",
@@ -60,7 +69,7 @@ GREY, PALETTE = ("L", "LA", "1"), ("P", "PA")  # modes of Pillow
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of the model on changed images. Intervals are 95% bootstrap intervals.
+    """One metric of the model on changed images. Intervals are 95% intervals, see `_ends`.
 
     Attributes:
         value: With the changed images, 0 to 1.
@@ -483,11 +492,22 @@ def _judge(
                 weights, labels, calls
             )
             draws["roc_auc"][block, number] = weighted_roc_auc(weights, labels, probabilities)
-    independent = [len(np.unique(clusters[labels == index])) for index in np.unique(labels)]
+
+    def exact(metric: str, number: int, tail: float) -> tuple[float, float]:
+        calls, area = answers[number][1], float(draws["roc_auc"][0, number])
+        if metric == "balanced_accuracy":
+            return mean_recall_ends(labels, calls, clusters.tolist(), 1 - 2 * tail)
+        independent = [len(np.unique(clusters[labels == index])) for index in np.unique(labels)]
+        if changed.shape[1] == 2 and len(independent) == 2:
+            return area_ends(area, independent[1], independent[0], 1 - 2 * tail)
+        if not np.isclose(area, 1, rtol=0, atol=1e-9):
+            return np.nan, np.nan
+        return max(0.0, 2 * certain_mean_recall(independent, 1 - 2 * tail) - 1), 1.0
+
     chances = {"balanced_accuracy": 1 / changed.shape[1], "roc_auc": 0.5}
     found = {
         metric: _metric(
-            metric, values, chances[metric], independent, threshold,
+            values, chances[metric], partial(exact, metric), threshold,
             judged=name != "border_hidden",
         )
         for metric, values in draws.items()
@@ -507,10 +527,9 @@ def _judge(
 
 
 def _metric(
-    name: str,
     draws: Floats,
     chance: float,
-    independent: Sequence[int],
+    exact: Exact,
     threshold: float,
     *,
     judged: bool,
@@ -518,24 +537,23 @@ def _metric(
     """Return one metric with its intervals and its verdict.
 
     Args:
-        name: A key of `METRICS`.
         draws: float array of shape (1 + resamples, 2 or 3): the metric of the unchanged and of the
             changed images, and of the control; first of all images, then of bootstrap samples.
         chance: What guessing reaches.
-        independent: The number of clusters of each class.
+        exact: Returns the interval of a column of `draws` that is not from the bootstrap.
         threshold: See `run_shortcut_tests`.
         judged: Whether the metric may be suspicious.
     """
     (model, value, *control), samples = draws[0], draws[1:].T
-    low, high = _ends(name, samples[1], independent)
+    low, high = _ends(samples[1], exact(1, 0.025))
     same = difference = difference_low = difference_high = np.nan
-    lead, bound = value - chance, _ends(name, samples[1], independent, ONE_OF_TWO)[0] - chance
+    lead, bound = value - chance, _ends(samples[1], exact(1, ONE_OF_TWO), ONE_OF_TWO)[0] - chance
     if control:
         same, lead = control[0], control[0] - value
         difference = lead
-        difference_low, difference_high = _difference_ends(name, samples, independent)
-        bound = _difference_ends(name, samples, independent, ONE_OF_TWO)[0]
-    above = _ends(name, samples[0], independent)[0] > chance
+        difference_low, difference_high = _difference_ends(samples, exact)
+        bound = _difference_ends(samples, exact, ONE_OF_TWO)[0]
+    above = _ends(samples[0], exact(0, 0.025))[0] > chance
     share = lead / (model - chance) if above else np.nan
     return Metric(
         value=_known(value),
@@ -556,39 +574,31 @@ def _known(number: float) -> float | None:
     return None if np.isnan(number) else float(number)
 
 
-def _ends(
-    metric: str, samples: Floats, independent: Sequence[int], tail: float = 0.025
-) -> tuple[float, float]:
-    """Return the ends of a bootstrap interval, each with this probability beyond it.
+def _ends(samples: Floats, exact: tuple[float, float], tail: float = 0.025) -> tuple[float, float]:
+    """Return the ends of an interval, each with this probability beyond it.
 
-    If all samples have the best value, or all the worst, the bootstrap knows no uncertainty.
-    Balanced accuracy then has the interval of `certain_mean_recall`. If all images are ranked
-    rightly, some threshold also decides them rightly. With the recalls p and q there, the area
-    under the ROC curve is at least pq, which is at least p + q - 1.
+    The bootstrap knows too little uncertainty if few images are wrong, and none if all samples have
+    the same value. So it is the wider one of its interval and of `exact`: see
+    `bootstrap.mean_recall_ends` and `bootstrap.area_ends`. The mean area of more than two classes
+    has only that for an area of 1: if all images are ranked rightly, some threshold also decides
+    them rightly. With the recalls p and q there, the area is at least pq, which is at least
+    p + q - 1.
     """
     if np.isnan(samples).all():
         return np.nan, np.nan
     low, high = (float(end) for end in np.nanquantile(samples, [tail, 1 - tail]))
-    if (low, high) not in CERTAIN:
-        return low, high
-    recall = certain_mean_recall(independent, 1 - 2 * tail)
-    reached = recall if metric == "balanced_accuracy" else max(0.0, 2 * recall - 1)
-    return (reached, 1.0) if low == 1 else (0.0, 1 - reached)
+    return wider((low, high), exact)
 
 
-def _difference_ends(
-    metric: str, samples: Floats, independent: Sequence[int], tail: float = 0.025
-) -> tuple[float, float]:
+def _difference_ends(samples: Floats, exact: Exact, tail: float = 0.025) -> tuple[float, float]:
     """Return the ends of the interval of control minus changed; see `_metric` and `_ends`."""
     changed, same = samples[1], samples[2]
     difference = same - changed
     if np.isnan(difference).all():
         return np.nan, np.nan
     low, high = (float(end) for end in np.nanquantile(difference, [tail, 1 - tail]))
-    if low == high == 1:
-        (lowest, _), (_, highest) = (
-            _ends(metric, values, independent, tail) for values in (same, changed)
-        )
+    if is_certain((low, high)) and high > 0:
+        lowest, highest = exact(2, tail)[0], exact(1, tail)[1]
         return lowest - highest, 1.0
     return low, high
 
@@ -689,7 +699,7 @@ def _number(metric: Mapping[str, Any]) -> str:
 
 
 def _plain(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2f}"
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 WORDS = {
@@ -699,7 +709,7 @@ WORDS = {
     "other_file": "With images stored like a file of another class",
 }
 MEANINGS = {
-    "centre_hidden": "So the border alone tells the model most of what it knows about the class",
+    "centre_hidden": "So the border alone tells the model much of what it knows about the class",
     "other_border": "So the answers depend on the class of the border",
     "other_file": "So the answers depend on how the files of a class are stored",
 }

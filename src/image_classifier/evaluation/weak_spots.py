@@ -1,4 +1,4 @@
-"""Weak spots: kinds of test images on which a model is certainly worse than on the others.
+"""Weak spots: kinds of test images on which a model is clearly worse than on the others.
 
 Each kind is compared with the rest of the test images, class by class, so that a kind is not weak
 only because it has many images of a class that is difficult everywhere. A kind is weak if the
@@ -330,5 +330,5 @@ def sentence(spot: Slice) -> str:
         f"Weak spot: {spot.name}{looks if spot.mostly else ''}: accuracy {spot.inside:.3f} on "
         f"{spot.images} images, {spot.outside:.3f} on the others, with the same mix of classes; "
         f"the difference, {spot.difference:.3f} ({level:g}% interval {spot.low:.3f} to "
-        f"{spot.high:.3f}; {spot.tried} {kinds} tried), is certain"
+        f"{spot.high:.3f}; {spot.tried} {kinds} tried), is clearly above 0"
     )

@@ -287,7 +287,7 @@ def would_decide(images: int | None, label: str = "") -> str:
     digits = max(0, len(str(images)) - 2)
     rounded = -(-images // 10**digits) * 10**digits  # up: two digits are as much as is known
     of_class = f"{label} images in the test set" if label else "test images of all classes"
-    return f"about {rounded:,} more {of_class} would decide it"
+    return f"about {rounded:,} more {of_class} would decide it, if the values stay"
 
 
 def unaccepted_shortcuts(found: Mapping[str, str], promotion: Promotion) -> list[str]:
