@@ -428,6 +428,10 @@ def _swap(
     remarks: list[str],
 ) -> ShortcutTest:
     """Change the images at some positions by an image of the same class, and by one of another."""
+    nothing = ShortcutTest(name, 0, 0, 0, None, None, False, remarks)
+    if not len(positions):
+        remarks.append("no test image is left, so nothing was tested")
+        return nothing
     labels = sample.test.labels[positions]
     donors = draw_donors(labels, [sample.clusters[position] for position in positions])
     usable = (donors.same >= 0) & (donors.other >= 0)
@@ -435,7 +439,7 @@ def _swap(
         remarks.append(f"{lacking} test images are left out: their class has no second test image")
     if not usable.any():
         remarks.append("no test image is left, so nothing was tested")
-        return ShortcutTest(name, 0, 0, 0, None, None, False, remarks)
+        return nothing
     chosen = positions[usable]
     same, other = (
         sample.answers(
