@@ -1,6 +1,7 @@
 """A DICOM set of 12 bits, from the folder to a served model."""
 
 import base64
+import csv
 import io
 from pathlib import Path
 
@@ -164,6 +165,7 @@ def test_served_pixels_equal_the_trained_ones(hospital: Project):
 
     name = "models:/xrays-classifier/1"
     table = hospital.command("predict", "--csv", "--model", name, *map(str, files[:6]))
+    printed = list(csv.DictReader(table[table.index("path,label") :].splitlines()))
     command = ["image-classifier", "serve", "--model", name]
     png = io.BytesIO()
     Image.fromarray(images[0][:, :, 0]).save(png, "PNG")
@@ -172,8 +174,7 @@ def test_served_pixels_equal_the_trained_ones(hospital: Project):
             status, answer = classify(url, content)
             assert status == 200
             served = answer["predictions"][0]["probabilities"]["sick"]
-            printed = table.splitlines()[-6 + row].split(",")[-1]
-            assert served == pytest.approx(float(printed), abs=1e-6)
+            assert served == pytest.approx(float(printed[row]["p_sick"]), abs=1e-6)
 
 
 def test_dicom_is_not_taken_over_http_by_default(hospital: Project):

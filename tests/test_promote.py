@@ -135,7 +135,6 @@ def evaluated(
             label: {"value": recall, "low": recall - 0.1, "high": recall + 0.1}
             for label, recall in zip(chosen.classes, recalls, strict=True)
         },
-        "findings": {},
     }  # fmt: skip
     paths.EVALUATE.mkdir(parents=True, exist_ok=True)
     (paths.EVALUATE / paths.METRICS).write_text(json.dumps(metrics))
