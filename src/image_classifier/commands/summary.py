@@ -55,7 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(wrapped("            ", looks.sentence(report["ledger"])))
         if due := looks.due(report["ledger"]):
             print(wrapped("            ", due))
-    severe = [caveat["text"] for caveat in report["caveats"] if caveat["severe"]]
+    severe = [
+        caveat["text"]
+        for caveat in report["caveats"]
+        if caveat["severe"] and caveat["text"] != config.dataset.note
+    ]
     for caveat in severe:
         print(wrapped("            ", caveat.replace("`", "")))
     print(f"Report      {paths.REPORT_PAGE}")
