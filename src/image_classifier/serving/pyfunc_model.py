@@ -5,7 +5,6 @@ nothing is pickled.
 """
 
 import base64
-import binascii
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ import joblib
 import mlflow
 import numpy as np
 import pandas
-import pybase64
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -36,13 +34,13 @@ from image_classifier.data import dicom
 from image_classifier.data.images import Pixels, reason_of
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import digests
+from image_classifier.serving import base64_text
 from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
 from image_classifier.serving.recent_images import RecentImages
 
 # not EPS, which runs Ghostscript, and not ICO, which can contain another image
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 START_OF_SCAN = b"\xff\xda"
-ADVICE = "send the base64 of an image file"
 MAXIMUM_SCANS = 100  # a progressive JPEG has about ten; each takes as long as a whole image
 
 
@@ -117,9 +115,9 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
     def _decode(self, row: int, text: object) -> tuple[Pixels, str]:
         try:
             if not isinstance(text, str):
-                raise UnreadableImage(f"not a string: {ADVICE}")
+                raise UnreadableImage(f"not a string: {base64_text.ADVICE}")
             with self.decoders:
-                content = self._content(text)
+                content = base64_text.decode(text, self.limits["maximum_image_bytes"])
                 if dicom.is_dicom(content) and not self.limits.get("dicom"):
                     raise UnreadableImage(
                         "a DICOM file: the setting serving.dicom does not allow it"
@@ -128,15 +126,6 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
                 return self.classifier.decode(content), self.classifier.seen(content)
         except UnreadableImage as error:
             raise refusal(f"image in row {row} cannot be read: {error}.") from None
-
-    def _content(self, text: str) -> bytes:
-        largest = self.limits["maximum_image_bytes"]
-        if len(text) > 4 * (largest + 2) // 3:  # base64 makes 4 characters of 3 bytes
-            raise UnreadableImage(f"more than {largest} bytes: send a smaller file")
-        try:
-            return bytes(pybase64.b64decode(text, validate=True))
-        except (binascii.Error, ValueError) as error:  # ValueError: other characters than ASCII
-            raise UnreadableImage(f"not base64 ({error}): {ADVICE}") from None
 
 
 def check_header(content: bytes, maximum_pixels: int) -> None:

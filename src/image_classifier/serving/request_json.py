@@ -74,7 +74,8 @@ def validate(body: bytes | bytearray, maximum_images: int) -> str | None:
     if sum(body.count(sign) for sign in STRUCTURE) > PER_ROW * maximum_images + BESIDES:
         return (
             f"the JSON has more values than needed for {maximum_images} images, the most that one "
-            f"request may have: send fewer images, and no additional values"
+            f"request may have. An image is one text: send the base64 of an image file, not lists "
+            f"of bytes or pixels; and not more images"
         )
     try:
         Invocation.model_validate_json(body)
@@ -87,4 +88,6 @@ def _explain(error: Any) -> str:
     # pydantic adds the type of a union's alternative, such as list[Row], which is not a key
     place = ".".join(str(part) for part in error["loc"] if str(part) == str(part).lower())
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_type":
+        message = "send one text for each image: the base64 of an image file"
     return f"{place}: {message}" if place else message
