@@ -71,6 +71,14 @@ def test_each_cell_of_the_confusion_matrix_leads_to_its_pictures(project: Projec
             assert (f"cell-{predicted}-{actual}" in page.names) == bool(images)
 
 
+def test_the_labels_that_fit_least_are_shown_and_none_is_called_suspected(
+    project: Project, page: Page
+):
+    first = project.read("build/evaluate/report.json")["label_errors"]["first"]
+    assert all(entry["path"] in page.text for entry in first[:8])
+    assert "suspected, test" not in page.text
+
+
 def test_it_is_stored_with_the_run_and_named_by_the_summary(project: Project):
     import mlflow
 

@@ -30,7 +30,7 @@ TEMPLATE = "report_page.html"
 SIDE = 120  # of a picture, in pixels
 QUALITY = 80  # of its JPEG
 IN_CELL = {"right": 8, "wrong": 40}  # pictures of a cell of the confusion matrix
-ERRORS, LABELS, COPIES, FINDINGS = 12, 24, 12, 24  # pictures in the other sections
+ERRORS, LABELS, COPIES, FINDINGS = 12, 14, 12, 24  # pictures in the other sections
 SECTIONS = {
     "metrics": "Metrics", "curves": "Curves", "confusion": "Confusion matrix",
     "errors": "Worst errors", "shortcuts": "Shortcuts", "external": "Other sources",
@@ -101,7 +101,7 @@ def write(
         plots=[(title, embedded(path)) for title, path in plots_shown() if path.is_file()],
         cells=confusion_cells(dataset, test),
         errors=worst_errors(dataset, classifier, test),
-        labels=suspected_labels(report, dataset),
+        labels=doubtful_labels(report, dataset),
         copies=copies(dataset),
         findings=[picture_of(dataset, finding) for finding in findings[:FINDINGS]],
         more_findings=max(0, len(findings) - FINDINGS),
@@ -211,8 +211,8 @@ def worst_errors(
     return found
 
 
-def suspected_labels(report: Mapping[str, Any], dataset: PreparedDataset) -> list[Picture]:
-    """Return pictures of the images whose label is probably wrong."""
+def doubtful_labels(report: Mapping[str, Any], dataset: PreparedDataset) -> list[Picture]:
+    """Return pictures of the images whose label fits least; they say whether it is suspected."""
     row_of = {row.path: index for index, row in enumerate(dataset.rows)}
     return [
         Picture(
@@ -221,11 +221,11 @@ def suspected_labels(report: Mapping[str, Any], dataset: PreparedDataset) -> lis
             [
                 f"labelled {entry['label']} ({entry['probability_of_label']:.3f})",
                 f"likely {entry['likely_label']} ({entry['probability_of_likely_label']:.3f})",
-                entry["split"],
+                f"{'suspected, ' * (entry['suspected'] == 'yes')}{entry['split']}",
             ],
         )
         for entry in report["label_errors"]["first"][:LABELS]
-        if entry["suspected"] == "yes" and entry["path"] in row_of
+        if entry["path"] in row_of
     ]
 
 
