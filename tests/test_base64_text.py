@@ -61,3 +61,10 @@ def test_the_limit_is_in_bytes_of_the_file():
             decode(text, len(CONTENT) - 1)
     with pytest.raises(UnreadableImage, match="more than 9 bytes"):
         decode("A" * 10_000, 9)
+
+
+def test_a_text_of_many_megabytes_is_refused_at_once():
+    # each took minutes with a pattern that tries every place again
+    for text in (" " * 2**22 + "x", "-" * 2**22 + "!", "A \t" * 2**20, "\r" * 2**22):
+        with pytest.raises(UnreadableImage, match=r"not base64|URL-safe"):
+            decode(f"A{text}!", 2**24)

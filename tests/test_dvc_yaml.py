@@ -39,7 +39,7 @@ EXEMPT = {
 DECODER = ("data.images", "data.depth", "data.dicom", "data.unreadable")
 START = (
     "data.near_duplicates", "evaluation.bootstrap", "evaluation.comparison", "evaluation.looks",
-    "evaluation.metrics", "serving.prediction", "serving.pyfunc_model", "tracking.registry",
+    "evaluation.metrics", "serving.base64_text", "serving.prediction", "serving.pyfunc_model", "tracking.registry",
     "tracking.stored_models", "tracking.verified_models",
 )  # fmt: skip
 FINDS = "tells images from other files and from masks; their pixels play no part"
@@ -79,6 +79,7 @@ EXEMPT_OF_STAGE = {
         "data.dataset": "imported for its type",
         "data.labels": "imported for the names of the splits",
         "known_images": "the gate compares predicted classes",
+        "serving.base64_text": "imported by what stores a model, which this stage does not",
         "serving.prediction": "imported by what stores a model, which this stage does not",
         "serving.pyfunc_model": "imported by what stores a model, which this stage does not",
         "tracking.stored_models": "downloads the files that verified_models checks",

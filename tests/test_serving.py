@@ -90,6 +90,15 @@ def test_every_input_form_of_the_scoring_server_works(url: str, images: list[Pat
     assert all(answer == answers[0] for answer in answers)
 
 
+def test_base64_as_a_browser_writes_it_gets_the_same_answer(url: str, images: list[Path]):
+    text = base64.b64encode(images[0].read_bytes()).decode()
+    plain = post(url, one(text))
+    assert plain[0] == 200
+    assert post(url, one(f"data:image/jpeg;base64,{text.rstrip('=')}\n")) == plain
+    status, answer = post(url, one("/tmp/x.png"))
+    assert (status, "a path: the server does not read files" in answer["message"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [

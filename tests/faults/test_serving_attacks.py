@@ -251,6 +251,24 @@ def test_an_invalid_request_gets_a_plain_error(server: Server, line: bytes, stat
     assert_plain(answer)
 
 
+def test_a_health_check_may_be_head(server: Server):
+    with server.connect() as connection:
+        connection.sendall(b"HEAD /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert body == b""
+
+
+def test_an_image_in_another_form_than_a_text_is_told_what_to_send(server: Server):
+    for image in ({"b64": "AAAA"}, [1, 2, 3], None):
+        status, answer = server.post(json.dumps({"inputs": [{"image": image}]}).encode())
+        assert status == 400
+        assert "send one text for each image: the base64 of an image file" in answer["message"]
+    status, answer = server.post(json.dumps({"inputs": [{"image": [1] * 9999}]}).encode())
+    assert (status, "not lists of bytes or pixels" in answer["message"]) == (400, True)
+
+
 def test_endless_headers_close_the_connection(server: Server):
     with server.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /ping HTTP/1.1\r\nX: ")

@@ -86,7 +86,7 @@ class LimitedApp:
             known = ", ".join(f"{method} {path}" for path, method in METHODS.items())
             raise Refusal(404, f"Not found. Available: {known}.")
         if (scope["method"], method) == ("HEAD", "GET"):  # the server leaves out the body
-            scope = scope | {"method": "GET"}
+            scope = {**scope, "method": "GET"}
         if scope["method"] != method:
             raise Refusal(405, f"{scope['path']} accepts only {method}.", {"allow": method})
         if method == "GET":

@@ -9,7 +9,7 @@ from image_classifier.data.unreadable import UnreadableImage
 
 ADVICE = "send the base64 of an image file"
 DATA_ADDRESS = re.compile(r"data:[^,]{0,200},")  # as a browser's FileReader writes it
-BREAKS = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")  # lines of 76 characters, as MIME has them
+SAMPLE = 500  # characters of a refused text that are looked at
 
 
 def decode(text: str, largest: int) -> bytes:
@@ -45,9 +45,10 @@ def looks_like(text: str) -> str:
         return "an address: the server does not fetch images"
     if re.match(r"b['\"]", text):
         return "Python's repr of bytes: call .decode() on the base64"
-    if re.search(r"[/\\.]\w{1,5}$", text) and len(text) < 4096:
+    if len(text) < SAMPLE and re.search(r"[/\\.]\w{1,5}$", text):
         return "a path: the server does not read files of its machine"
-    if re.fullmatch(r"[\w=\s-]*[-_][\w=\s-]*", text):
+    text = text[:SAMPLE]
+    if re.search("[-_]", text) and re.fullmatch(r"[\w=\s-]*", text, re.ASCII):
         return "URL-safe base64 (- and _): use the standard alphabet (+ and /)"
     if " " in text.strip():
         return "not base64; the spaces inside may be + characters that a form has changed"
@@ -68,5 +69,5 @@ def _prepared(text: str) -> str:
         if not found[0].endswith(";base64,"):
             raise UnreadableImage(f"a data: address without base64: {ADVICE}")
         text = text[found.end() :]
-    text = BREAKS.sub("", text)
+    text = "".join(line.strip() for line in text.splitlines())  # MIME has lines of 76 characters
     return text + "=" * (-len(text) % 4)

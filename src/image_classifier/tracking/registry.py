@@ -20,7 +20,10 @@ from image_classifier.tracking.stored_models import store_model
 DIGEST = "model_sha256"  # a version's tag: the SHA-256 of its files
 LONGEST = 5000  # characters of a description that a registry on PostgreSQL takes
 # the code that decides what a stored model answers
-SERVING_CODE = [Path(serving.__path__[0]) / name for name in ("prediction.py", "pyfunc_model.py")]
+SERVING_CODE = [
+    Path(serving.__path__[0]) / name
+    for name in ("base64_text.py", "prediction.py", "pyfunc_model.py")
+]
 # the tags that make a version of a run differ from another version of the same run
 DECISION_TAGS = (
     "threshold", "temperature", "test_time_augmentation", "doubt", "serving_sha256",
