@@ -39,8 +39,8 @@ EXEMPT = {
 DECODER = ("data.images", "data.depth", "data.dicom", "data.unreadable")
 START = (
     "data.near_duplicates", "evaluation.bootstrap", "evaluation.comparison", "evaluation.looks",
-    "evaluation.metrics", "serving.base64_text", "serving.prediction", "serving.pyfunc_model", "tracking.registry",
-    "tracking.stored_models", "tracking.verified_models",
+    "evaluation.metrics", "serving.base64_text", "serving.prediction", "serving.pyfunc_model",
+    "tracking.registry", "tracking.stored_models", "tracking.verified_models",
 )  # fmt: skip
 FINDS = "tells images from other files and from masks; their pixels play no part"
 EXEMPT_OF_STAGE = {
