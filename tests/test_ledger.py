@@ -73,6 +73,21 @@ def test_every_version_is_one_look_whatever_becomes_of_its_run(store: mlflow.Mlf
     assert ledger.looks(SET) == before
 
 
+def test_a_version_with_the_predictions_of_another_is_no_new_look(store: mlflow.MlflowClient):
+    digest = "e" * 64
+    first, second, same = (Version("same", str(n), new_run(store), {}) for n in (1, 2, 3))
+    ledger.mark_evaluation(first, digest, "1234")
+    ledger.mark_evaluation(second, digest, "5678")
+    found = ledger.mark_evaluation(same, digest, "1234")  # such as after an update of the code
+    assert found.versions == [first.uri, second.uri]
+    assert [found.look_of(version) for version in (first, second, same)] == [1, 2, 1]
+    assert ledger.mark_decision(same, digest).look_of(same) == 1
+    # where the predictions are not known, each is a look
+    for number in (4, 5):
+        found = ledger.mark_evaluation(Version("same", str(number), new_run(store), {}), digest)
+    assert found.evaluations == 4
+
+
 def test_more_runs_than_one_answer_has_are_all_counted(
     store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,6 +1,7 @@
 """A classifier's predictions for the images of one split."""
 
 import csv
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,16 @@ def predict_split(
         np.concatenate([part.features for part in outputs]),
         np.concatenate([part.pixels for part in outputs]),
     )
+
+
+def predictions_digest(predictions: Predictions) -> str:
+    """Return 16 hexadecimal digits: the same for the same predictions of the same images.
+
+    Probabilities count with four digits, because the last ones differ between machines.
+    """
+    digest = hashlib.sha256(np.round(predictions.probabilities, 4).astype(np.float32).tobytes())
+    digest.update(predictions.predicted.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def write_predictions(dataset: "PreparedDataset", predictions: Predictions, path: Path) -> None:

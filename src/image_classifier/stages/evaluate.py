@@ -32,7 +32,11 @@ from image_classifier.evaluation import (
 )
 from image_classifier.evaluation.caveats import find_caveats
 from image_classifier.evaluation.doubt import check_unknown, know_images, measure_doubt
-from image_classifier.evaluation.predictions import predict_split, write_predictions
+from image_classifier.evaluation.predictions import (
+    predict_split,
+    predictions_digest,
+    write_predictions,
+)
 from image_classifier.evaluation.report import make_report
 from image_classifier.evaluation.spread import spread
 from image_classifier.evaluation.threshold import choose_threshold
@@ -90,7 +94,9 @@ def evaluate(config: Config) -> None:
         validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
         version = registry.register(config, dataset, model, validated)
         # before anything of the test images is stored or shown: a kill loses no look
-        looked = ledger.mark_evaluation(version, test_digest(dataset.rows)).record()
+        looked = ledger.mark_evaluation(
+            version, test_digest(dataset.rows), predictions_digest(test)
+        ).record()
 
         new_file(paths.EVALUATE / paths.METRICS).write_text(
             json.dumps(test.metrics, indent=2) + "\n"

@@ -4,15 +4,16 @@ Every version that `evaluate` measures leaves tags on its run, and so does every
 the gate decides. DIGEST is the beginning of the digest of the test set:
 
     test_set.DIGEST                the whole digest; finds the run
-    evaluated.DIGEST.NAME-VERSION  when, and which version
-    decided.DIGEST.NAME-VERSION    the same for the gate's decision
+    evaluated.DIGEST.NAME-VERSION  when, which version, and a digest of its predictions
+    decided.DIGEST.NAME-VERSION    when, and which version, for the gate's decision
 
-A tag is set once, so a repeat adds nothing, and every version has tags of its own, so processes do
-not overwrite each other's. Versions of all registered models count together, also those of deleted
-runs. What is not counted: runs that `mlflow gc` removed, evaluations in another store or by a
-release without the ledger, looks at the images outside of the pipeline, and looks at a test set
-that shares images with this one, but not all: added images give another digest, so the count begins
-again. A version about which the gate decides twice, with another champion, counts once.
+Versions with the same predictions are one look: the second shows nothing new. A tag is set once,
+so a repeat adds nothing, and every version has tags of its own, so processes do not overwrite each
+other's. Versions of all registered models count together, also those of deleted runs. What is not
+counted: runs that `mlflow gc` removed, evaluations in another store or by a release without the
+ledger, looks at the images outside of the pipeline, and looks at a test set that shares images with
+this one, but not all: added images give another digest, so the count begins again. A version about
+which the gate decides twice, with another champion, counts once.
 """
 
 import re
@@ -33,20 +34,28 @@ PAGE = 1000  # runs in an answer of MLflow
 
 @dataclass(frozen=True, order=True)
 class Look:
-    """A version that was evaluated on a test set: when first, its address and its run."""
+    """A version that was evaluated: when, its address, a digest of its predictions, and its run.
+
+    The digest is `-` where it is not known.
+    """
 
     time: str
     version: str
+    predictions: str
     run_id: str
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The looks at a test set, the first one first, and the number of versions the gate judged."""
+    """The looks at a test set, the first one first, and the number of versions the gate judged.
+
+    `repeats` are evaluations with the predictions of an earlier look.
+    """
 
     digest: str
     looks: tuple[Look, ...]
     decisions: int
+    repeats: tuple[Look, ...] = ()
 
     @property
     def evaluations(self) -> int:
@@ -74,8 +83,14 @@ class Ledger:
         Raises:
             InputError: the version was not evaluated on this test set.
         """
+        evaluated = (version.uri, version.run_id)
+        own = [
+            look
+            for look in (*self.looks, *self.repeats)
+            if (look.version, look.run_id) == evaluated
+        ]
         for number, look in enumerate(self.looks, 1):
-            if (look.version, look.run_id) == (version.uri, version.run_id):
+            if own and (look == own[0] or _same(look, own[0])):
                 return number
         raise InputError(
             f"{connection.public_uri()} does not know that {version.uri} was evaluated on this "
@@ -93,18 +108,23 @@ class Ledger:
         }
 
 
-def mark_evaluation(version: Version, digest: str) -> Ledger:
+def mark_evaluation(version: Version, digest: str, predictions: str = "") -> Ledger:
     """Note that a version was evaluated on a test set; return the ledger with this look.
 
     Call it before any test metric is stored or shown: then no look is ever missing.
+
+    Args:
+        version: The version.
+        digest: Of the test set; see `data.manifest.test_digest`.
+        predictions: A digest of what it predicts for the test images, if that is known.
     """
-    _mark(version, digest, "evaluated")
+    _mark(version, digest, predictions, "evaluated")
     return looks(digest)
 
 
 def mark_decision(version: Version, digest: str) -> Ledger:
     """Note that the gate decides about a version, which was evaluated; return the ledger."""
-    _mark(version, digest, "evaluated", "decided")
+    _mark(version, digest, "", "evaluated", "decided")
     return looks(digest)
 
 
@@ -131,26 +151,34 @@ def looks(digest: str) -> Ledger:
     ):  # fmt: skip
         found += _looks_of(run, f"evaluated.{short}.")
         decided += len(_looks_of(run, f"decided.{short}."))
-    return Ledger(digest, tuple(sorted(found)), decided)
+    first, repeats = list[Look](), list[Look]()
+    for look in sorted(found):
+        (repeats if any(_same(look, other) for other in first) else first).append(look)
+    return Ledger(digest, tuple(first), decided, tuple(repeats))
+
+
+def _same(look: Look, other: Look) -> bool:
+    return look.predictions == other.predictions != "-"
 
 
 def _looks_of(run: Run, prefix: str) -> list[Look]:
     return [
-        Look(time, version, run.info.run_id)
+        Look(time, version, predictions, run.info.run_id)
         for key, value in run.data.tags.items()
         if key.startswith(prefix)
-        for time, _, version in [value.partition(" ")]
+        for time, predictions, version in [value.split(" ", 2)]
     ]
 
 
-def _mark(version: Version, digest: str, *kinds: str) -> None:
+def _mark(version: Version, digest: str, predictions: str, *kinds: str) -> None:
     client, short = mlflow.MlflowClient(), digest[:16]
     present = client.get_run(version.run_id).data.tags
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     # a tag may not contain every character that the name of a model may
     name = re.sub(r"[^\w.-]", "_", version.name)[:100]
     tags = {f"test_set.{short}": digest} | {
-        f"{kind}.{short}.{name}-{version.version}": f"{now} {version.uri}" for kind in kinds
+        f"{kind}.{short}.{name}-{version.version}": f"{now} {predictions or '-'} {version.uri}"
+        for kind in kinds
     }
     if new := [RunTag(key, value) for key, value in tags.items() if key not in present]:
         client.log_batch(version.run_id, tags=new)
