@@ -120,8 +120,11 @@ def test_severe_reasons_come_first(project: Project):
     report["shortcut_tests"][0]["suspicious"] = True
     report["external"] = {
         "north": {
-            "images": 9, "accuracy": 0.3, "duplicates": 0, "unreadable": 0,
-            "classes": {"COVID19": {"images": 9, "accuracy": 0.3, "drop": 0.65}},
+            "images": 13, "accuracy": 0.3, "duplicates": 0, "unreadable": 0,
+            "classes": {
+                "COVID19": {"images": 10, "accuracy": 0.3, "drop": 0.65},
+                "NORMAL": {"images": 3, "accuracy": 2 / 3, "drop": 1 / 3},  # of 3, not certain
+            },
         },
     }  # fmt: skip
     found = [asdict(caveat) for caveat in find_caveats(report)]
@@ -129,7 +132,8 @@ def test_severe_reasons_come_first(project: Project):
     assert severe == sorted(severe, reverse=True)
     texts = " ".join(caveat["text"] for caveat in found)
     assert "With the centre of every image hidden, the model still tells the classes apart" in texts
-    assert "On images of the external set north, the model recognises 30.0% of 9 COVID19" in texts
+    assert "the external set north, the model recognises 3 of 10 COVID19, 30.0% (95%" in texts
+    assert "2 of 3 NORMAL" not in texts
     assert "How good the model is on images from another hospital" not in texts
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_classifier.evaluation import looks
+from image_classifier.evaluation.bootstrap import exact_interval
 from image_classifier.evaluation.report_texts import interval, number, one_sided, shortcut_warnings
 
 LOST = 0.1  # accuracy on an external set, below that on the test images, that is worth a warning
@@ -64,11 +65,15 @@ def of_the_sources(report: Mapping[str, Any]) -> Iterator[Caveat]:
         )
     for name, result in report["external"].items():
         for label, entry in result["classes"].items():
-            if entry["drop"] >= LOST:
+            right = round(entry["accuracy"] * entry["images"])
+            low, high = exact_interval(right, entry["images"])
+            lowest = report["classes_test"][label]["recall"]["low"]
+            if entry["drop"] >= LOST and lowest is not None and high < lowest:
                 yield Caveat(
-                    f"On images of the external set {name}, the model recognises "
-                    f"{entry['accuracy']:.1%} of {entry['images']} {label}: "
-                    f"{100 * entry['drop']:.1f} points fewer than on the test images.",
+                    f"On images of the external set {name}, the model recognises {right} of "
+                    f"{entry['images']} {label}, {entry['accuracy']:.1%} (95% interval {low:.1%} "
+                    f"to {high:.1%}): {100 * entry['drop']:.1f} points fewer than on the test "
+                    f"images.",
                     True,
                     "external",
                 )

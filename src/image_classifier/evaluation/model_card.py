@@ -43,7 +43,7 @@ def write(report: Mapping[str, Any]) -> str:
 
 
 def test_metrics(report: Mapping[str, Any]) -> str:
-    """Return the most important test metrics with their intervals, and what they can prove."""
+    """Return the most important test metrics with their intervals, and their chance."""
     images = sum(map(sum, report["confusion"]))
     guessing = (
         " Chance of sensitivity and specificity: random answers, positive as often as the model's."
@@ -53,7 +53,7 @@ def test_metrics(report: Mapping[str, Any]) -> str:
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     rows = [
         [name, number(entry["value"]), interval(entry), chance_of(report, name)]
-        for name in IN_CARD
+        for name in (HEADLINE if len(report["classes"]) == 2 else IN_CARD)
         if (entry := report["test"].get(name))
     ]
     recalls = [
@@ -65,7 +65,6 @@ def test_metrics(report: Mapping[str, Any]) -> str:
         f"On {images} test images. The 95% intervals are for this model on all images of the same "
         f"source; the independent unit is the {drawn}.{guessing}\n\n"
         + table(["metric", "value", "95% interval", "chance"], [*rows, *recalls[:CLASSES]])
-        + f"\n\n{report['power']}"
     )
 
 
@@ -74,6 +73,7 @@ def caveats(report: Mapping[str, Any]) -> str:
     lines = [
         f"- **{caveat['text']}**" if caveat["severe"] else f"- {caveat['text']}"
         for caveat in report["caveats"]
+        if caveat["text"] != report["note"]  # which is at the top
     ]
     return "\n".join(lines) or "No reason was found."
 
