@@ -45,11 +45,6 @@ def write(report: Mapping[str, Any]) -> str:
 def test_metrics(report: Mapping[str, Any]) -> str:
     """Return the most important test metrics with their intervals, and their chance."""
     images = sum(map(sum, report["confusion"]))
-    guessing = (
-        " Chance of sensitivity and specificity: random answers, positive as often as the model's."
-        if len(report["classes"]) == 2
-        else ""
-    )
     drawn = "patient or group" if report["duplicates"]["groups"] else "image"
     rows = [
         [name, number(entry["value"]), interval(entry), chance_of(report, name)]
@@ -63,7 +58,7 @@ def test_metrics(report: Mapping[str, Any]) -> str:
     ]
     return (
         f"On {images} test images. The 95% intervals are for this model on all images of the same "
-        f"source; the independent unit is the {drawn}.{guessing}\n\n"
+        f"source; the independent unit is the {drawn}.\n\n"
         + table(["metric", "value", "95% interval", "chance"], [*rows, *recalls[:CLASSES]])
     )
 
