@@ -30,6 +30,7 @@ EXEMPT = {
     "project.processes": "which process works on a run",
     "project.plotting": "how plots are written",
     "project.records": "a record in another format is reported, with the command that helps",
+    "project.tables": "how tables are written; one in another form is reported",
     "project.text": "texts of messages, and which names are refused",
     "serving.recent_images": "what a server keeps of its images; no answer depends on it",
     "tracking.connection": "where MLflow is",

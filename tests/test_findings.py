@@ -210,8 +210,8 @@ def test_a_table_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_path
     assert len(summarize_findings(findings)) == 3
     with file.open("a", newline="") as opened:
         csv.writer(opened).writerow(["d.png", "dog", "train", "ugly", ""])
-    with pytest.raises(InputError, match=r"no finding: d\.png.*dvc repro -f -s split"):
+    with pytest.raises(InputError, match=r"d\.png is not a finding.*dvc repro -f -s split"):
         read_findings(file)
     file.write_text("path,label\n")
-    with pytest.raises(InputError, match="it has other columns"):
+    with pytest.raises(InputError, match="its columns are not path, label, split, kind, detail"):
         read_findings(file)

@@ -133,7 +133,7 @@ def test_the_file_has_the_suspected_and_the_first_tenth(dataset: PreparedDataset
     probabilities = np.where(np.eye(2)[dataset.labels] == 1, own[:, None], 1 - own[:, None])
     path = tmp_path / "suspected.csv"
     everything = Unseen(np.arange(300), probabilities, np.full(300, 2), True)
-    entry = label_errors.write(dataset, everything, path)
+    entry, findings = label_errors.write(dataset, everything, path)
     with path.open(newline="") as file:
         listed = list(csv.DictReader(file))
     assert len(listed) == 30  # of 300 images
@@ -143,6 +143,8 @@ def test_the_file_has_the_suspected_and_the_first_tenth(dataset: PreparedDataset
     assert listed[0]["predictions"] == "2"
     assert float(listed[0]["probability_of_label"]) < 0.01
     assert float(listed[0]["probability_of_likely_label"]) > 0.99
+    assert [finding.path for finding in findings] == ["4.png", "34.png"]
+    assert findings[0].kind == "suspected label"
     assert entry["by_split"] == {
         "train": {"images": 210, "suspected": 2},
         "validation": {"images": 50, "suspected": 0},

@@ -13,7 +13,7 @@ from image_classifier.evaluation import looks
 from image_classifier.evaluation.bootstrap import certain_low, exact_interval
 from image_classifier.evaluation.comparison import Comparison, difference
 from image_classifier.stages.promote import not_above_chance, not_better
-from image_classifier.tracking import ledger
+from image_classifier.tracking import ledger, searches
 from image_classifier.tracking.registry import Version
 
 SET, OTHER_SET = "a" * 64, "b" * 64
@@ -91,7 +91,7 @@ def test_a_version_with_the_predictions_of_another_is_no_new_look(store: mlflow.
 def test_more_runs_than_one_answer_has_are_all_counted(
     store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(ledger, "PAGE", 2)
+    monkeypatch.setattr(searches, "PAGE", 2)
     for number in range(5):
         version = Version("pages", str(number), new_run(store, f"experiment {number}"), {})
         found = ledger.mark_evaluation(version, "c" * 64)

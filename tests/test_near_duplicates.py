@@ -1,4 +1,4 @@
-"""True copies are found; images of a fixed camera, and plain images, are no copies."""
+"""True copies are found; images of a fixed camera, and plain images, are not called copies."""
 
 import io
 from collections.abc import Callable

@@ -126,7 +126,7 @@ def test_dvc_watches_what_its_copies_lack_in_the_projects_folder(home: Path):
 
     for name in ("tracked", "by_dvc/inner", "ignored", "../outside"):
         draw(Path(name))
-    assert watched("ignored") == "ignored"  # without git there are no copies
+    assert watched("ignored") == "ignored"  # without git, no experiment runs in a copy
     subprocess.run(["git", "init", "--quiet"], check=True)
     Path("by_dvc.dvc").touch()
     subprocess.run(["git", "add", "tracked", "by_dvc.dvc"], check=True)

@@ -15,7 +15,7 @@ from image_classifier.data.labels import SplitName
 from image_classifier.data.manifest import ImageRow, write_manifest
 from image_classifier.data.near_duplicates import fingerprint
 from image_classifier.project import digests
-from image_classifier.tracking import runs, seen
+from image_classifier.tracking import runs, searches, seen
 from phantoms.dataset import write_dataset
 
 NAME = "some-model"
@@ -172,9 +172,9 @@ def test_each_manifest_is_read_once_and_more_runs_than_a_page_are_found(
     store: Store, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    monkeypatch.setattr(seen, "PAGE", 2)
+    monkeypatch.setattr(searches, "PAGE", 2)
     trainings, holders = seen.find_trainings()
-    assert len(trainings) == 4  # the copy that a sweep made is no training of its own
+    assert len(trainings) == 4  # the copy that a sweep made is not a training of its own
     assert sorted(version for each in trainings for _, version in each.versions) == [1, 2, 3]
     assert len(holders) == 1
     ((digest, runs_with_it),) = holders.items()

@@ -7,9 +7,9 @@ Compares them with images that the model was not trained on: brightness, contras
 content (what the model sees in them), and the predicted classes. Give images that are new to the
 model, and of several images of one patient only one.
 
-Exit code: 0 when no difference is found, 3 when there is one, 1 when there is no answer (a message
-says why) or a file was skipped. If you ask again and again about images from the same source, one
-of twenty answers is a false alarm.
+Exit code: 0 when no difference is found, 3 when there is one, 1 when the test was not possible
+(a message says why) or a file was skipped. If you ask again and again about images from the same
+source, one of twenty answers is a false alarm.
 """
 
 import argparse
@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     for images, kind in ((len(read), "images"), (len(known.sample), "images of the model")):
         if images < drift.FEWEST:
             raise InputError(
-                f"{images} {kind}: with fewer than {drift.FEWEST}, it cannot be told whether they "
-                f"come from the same source. Collect more."
+                f"{images} {kind}: the test whether they come from the same source needs at "
+                f"least {drift.FEWEST}. Collect more."
             )
     new = join(parts)
     found = drift.measure_drift(known.sample, new, classifier.metadata.classes)

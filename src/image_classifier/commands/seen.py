@@ -25,6 +25,7 @@ from image_classifier.data.near_duplicates import SCENE_IMAGES, Fingerprint, fin
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.project.text import counted
 
 if TYPE_CHECKING:
     from image_classifier.tracking.seen import Matches, Training, Use
@@ -226,8 +227,3 @@ def listed(texts: Sequence[str]) -> str:
     """Return the first texts, and how many more there are."""
     more = f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
     return ", ".join(texts[:LISTED]) + more
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {noun}{'s' * (number != 1)}"

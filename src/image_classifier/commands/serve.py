@@ -211,7 +211,7 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
 
     async def answer() -> None:
         await warm(app, json.dumps(example).encode())
-        # not earlier: the example is no image of a client
+        # not earlier: the example does not come from a client
         app.drift = drift_answers(model.unwrap_python_model(), limits)
         host, number = port.getsockname()[:2]
         address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"

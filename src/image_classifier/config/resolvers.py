@@ -30,7 +30,7 @@ def watched(path: Any) -> Any:
 def _is_tracked(path: Path) -> bool:
     """Return whether git or DVC tracks a path, so that copies of the project have it.
 
-    Without git there are no copies: the result is True.
+    Without git, experiments run in no copy of the project: the result is True.
     """
     if not paths.is_inside(path):
         return False

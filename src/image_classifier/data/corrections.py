@@ -13,6 +13,7 @@ from image_classifier.data.labels import SPLITS, LabelledImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
 from image_classifier.project.files import read_bytes
+from image_classifier.project.text import counted
 
 COLUMNS = ("path", "label", "reason")
 DROP = "drop"  # in the column label: the image is left out
@@ -75,16 +76,16 @@ class Corrections:
                 f"{number} in {'no split' if name == 'none' else name}"
                 for name, number in by_split.items()
             )
-            parts.append(f"{_number(len(self.relabelled), 'label')} changed ({where})")
+            parts.append(f"{counted(len(self.relabelled), 'label')} changed ({where})")
         if self.dropped:
             given = self.dropped_from_test
             parts.append(
-                f"{_number(len(self.dropped), 'image')} dropped"
+                f"{counted(len(self.dropped), 'image')} dropped"
                 + (f" ({given} from the dataset's test split)" if given else "")
             )
         if self.unchanged:
             parts.append(
-                f"{_number(len(self.unchanged), 'image')} had the label already, e.g. "
+                f"{counted(len(self.unchanged), 'image')} had the label already, e.g. "
                 f"{self.unchanged[0]}"
             )
         if not parts:
@@ -204,11 +205,7 @@ def _message(name: str, problems: Sequence[str]) -> str:
     more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
     listed = "\n  ".join([*problems[:LISTED], *more])
     return (
-        f"dataset.corrections={name} has {_number(len(problems), 'problem')}:\n  {listed}\n"
+        f"dataset.corrections={name} has {counted(len(problems), 'problem')}:\n  {listed}\n"
         f"Paths and labels are as in {paths.LABELS}. If the file belongs to another dataset, set "
         f"dataset.corrections to a file of its own for each, in conf/dataset."
     )
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)

@@ -5,10 +5,9 @@ finding changes nothing by itself: the image stays in the dataset until a person
 corrections.csv or removes it.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,8 +18,9 @@ from image_classifier.data.depth import is_deep
 from image_classifier.data.labels import SPLITS, SplitName
 from image_classifier.data.leaks import ScannedImage
 from image_classifier.data.near_duplicates import PLAIN, Pair
-from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.project.tables import read_rows, write_rows
+from image_classifier.project.text import counted
 
 Kind = Literal[
     "blank", "dark", "bright", "blurred", "odd size", "odd aspect ratio", "exact copy", "near copy",
@@ -247,8 +247,8 @@ def large_groups(
         for group, number in groups.items():
             if group and number > 1 and number > LARGE_GROUP * len(members):
                 texts.setdefault(group, []).append(
-                    f"{number} of {len(members)} images of {place}, which has {independent} "
-                    f"independent group{'s' * (independent != 1)}"
+                    f"{number} of {len(members)} images of {place}, which has "
+                    f"{counted(independent, 'independent group')}"
                 )
     first: dict[str, int] = {}
     for index in sorted(splits):
@@ -284,11 +284,7 @@ def summarize_findings(findings: Sequence[Finding]) -> list[str]:
 
 def write_findings(findings: Sequence[Finding], path: Path) -> None:
     """Write a CSV file with one row for each finding."""
-    with path.open("w", newline="") as file:
-        names = [field.name for field in fields(Finding)]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(finding) for finding in findings)
+    write_rows(findings, Finding, path)
 
 
 def read_findings(path: Path = paths.FINDINGS) -> list[Finding]:
@@ -297,17 +293,10 @@ def read_findings(path: Path = paths.FINDINGS) -> list[Finding]:
     Raises:
         InputError: split has not run, or the file is damaged.
     """
-    if not path.is_file():
-        raise InputError(f"{path} not found: run `dvc repro split`.")
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if reader.fieldnames != [field.name for field in fields(Finding)]:
-                raise ValueError("it has other columns")
-            found = [Finding(**row) for row in reader]  # type: ignore[arg-type]
-        for finding in found:
-            if finding.kind not in KINDS or finding.split not in SPLITS or finding.detail is None:
-                raise ValueError(f"it has a row that is no finding: {finding.path}")
-    except (ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s split`.") from None
-    return found
+    return read_rows(path, "split", Finding, _finding)
+
+
+def _finding(row: dict[str, str]) -> Finding:
+    if row["kind"] not in KINDS or row["split"] not in SPLITS:
+        raise ValueError(f"the row of {row['path']} is not a finding")
+    return Finding(**row)  # type: ignore[arg-type]

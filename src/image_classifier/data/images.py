@@ -162,7 +162,10 @@ def decode(content: bytes | Path, rendering: Rendering, *, complete: bool = Fals
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
-    """Return width and height of an encoded image, which is no DICOM file, after EXIF rotation.
+    """Return width and height of an encoded image after EXIF rotation.
+
+    Args:
+        content: An image that is not a DICOM file.
 
     Raises:
         UnreadableImage: it is not an image.

@@ -3,11 +3,12 @@
 import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from image_classifier.errors import InputError
+from image_classifier.project.tables import read_rows, write_rows
 
 SplitName = Literal["train", "validation", "test"]
 UNKNOWN = "unknown"  # the answer of a model in doubt, where the settings want it
@@ -112,11 +113,7 @@ def order_classes(labels: set[str], positive_class: str | None) -> list[str]:
 
 def write_labels(images: Sequence[LabelledImage], path: Path) -> None:
     """Write a CSV file with one row for each image."""
-    with path.open("w", newline="") as file:
-        names = [field.name for field in fields(LabelledImage)]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(image) for image in images)
+    write_rows(images, LabelledImage, path)
 
 
 def read_labels(path: Path, stage: str) -> list[LabelledImage]:
@@ -129,16 +126,7 @@ def read_labels(path: Path, stage: str) -> list[LabelledImage]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    if not path.is_file():
-        raise InputError(f"{path} not found: run `dvc repro {stage}`.")
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if reader.fieldnames != [field.name for field in fields(LabelledImage)]:
-                raise ValueError("it has other columns")
-            return [LabelledImage(**row) for row in reader]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s {stage}`.") from None
+    return read_rows(path, stage, LabelledImage, lambda row: LabelledImage(**row))
 
 
 def write_unused(unused: Sequence[UnusedFile], path: Path) -> None:

@@ -1,17 +1,17 @@
 """The manifest: a CSV file with one row for each image."""
 
-import csv
 import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from image_classifier.data.labels import SPLITS, SplitName
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
+from image_classifier.project.tables import read_rows, write_rows
 from image_classifier.project.text import is_printable
 
 
@@ -62,12 +62,7 @@ def count_images(rows: list[ImageRow]) -> dict[str, dict[str, int]]:
 def write_manifest(rows: list[ImageRow], path: Path = paths.MANIFEST) -> None:
     """Write the manifest, one row per image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [field.name for field in fields(ImageRow)], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_rows(rows, ImageRow, path)
 
 
 def read_manifest(path: Path = paths.MANIFEST) -> list[ImageRow]:
@@ -76,23 +71,13 @@ def read_manifest(path: Path = paths.MANIFEST) -> list[ImageRow]:
     Raises:
         InputError: split has not run, or the file is damaged.
     """
-    if not path.is_file():
-        raise InputError(f"{path} not found: run `dvc repro split`.")
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [_image_row(row) for row in reader]
-        if not rows:
-            raise ValueError("it has no rows")
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error}): run `dvc repro -f -s split`.") from None
+    rows = read_rows(path, "split", ImageRow, _image_row)
+    if not rows:
+        raise InputError(f"{path} is damaged (it has no rows): run `dvc repro -f -s split`.")
     return rows
 
 
 def _image_row(row: dict[str, str]) -> ImageRow:
-    names = [field.name for field in fields(ImageRow)]
-    if list(row) != names or None in row.values():
-        raise ValueError(f"a row does not have the columns {', '.join(names)}")
     if row["split"] not in SPLITS:
         raise ValueError(f"there is no split {row['split']!r}")
     if not re.fullmatch("(?:[0-9a-f]{144})?", row["perceptual_hash"]):

@@ -1,4 +1,4 @@
-"""Why not to believe a model's test metrics: everything in the report that speaks against them."""
+"""Why not to believe a model's test metrics: everything in the report that makes them doubtful."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def find_caveats(report: Mapping[str, Any]) -> list[Caveat]:
 
 
 def of_the_model(report: Mapping[str, Any]) -> Iterator[Caveat]:
-    """Yield what speaks against the model itself."""
+    """Yield what makes the metrics of the model itself doubtful."""
     entry, chance = report["test"]["balanced_accuracy"], report["chance"]["balanced_accuracy"]
     if report["note"]:
         yield Caveat(report["note"], True, "data")
@@ -54,7 +54,7 @@ def of_the_model(report: Mapping[str, Any]) -> Iterator[Caveat]:
 
 
 def of_the_sources(report: Mapping[str, Any]) -> Iterator[Caveat]:
-    """Yield what speaks against the metrics for images from other sources."""
+    """Yield why the metrics may not hold for images from other sources."""
     if not report["external"]:
         yield Caveat(
             "All test images come from the same dataset as the training images. How good the model "
@@ -80,7 +80,7 @@ def of_the_sources(report: Mapping[str, Any]) -> Iterator[Caveat]:
 
 
 def of_the_test_set(report: Mapping[str, Any]) -> Iterator[Caveat]:
-    """Yield what speaks against the test images: too few, wrongly labelled, looked at too often."""
+    """Yield what is wrong with the test images: too few, wrongly labelled, looked at too often."""
     images = sum(map(sum, report["confusion"]))
     entry = report["test"]["balanced_accuracy"]
     if entry["low"] is not None and entry["high"] - entry["low"] > WIDE:

@@ -161,20 +161,6 @@ def _fit(labels: Integers, logs: Floats, weights: Floats, errors: bool) -> tuple
     return best.x, -float(best.fun)
 
 
-def read_suspected(path: Path) -> list[Finding]:
-    """Return the suspected labels of a file that `write` wrote, as findings."""
-    with path.open(newline="") as file:
-        return [
-            Finding(
-                row["path"], row["label"], split, "suspected label",
-                f"likely {row['likely_label']} ({float(row['probability_of_likely_label']):.1%})",
-            )
-            for row in csv.DictReader(file)
-            for split in SPLITS
-            if row["suspected"] == "yes" and row["split"] == split
-        ]  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Unseen:
     """Predictions of models that were not trained on the image.
@@ -192,18 +178,20 @@ class Unseen:
     by_folds: bool
 
 
-def write(dataset: "PreparedDataset", unseen: Unseen, path: Path) -> dict[str, Any]:
+def write(
+    dataset: "PreparedDataset", unseen: Unseen, path: Path
+) -> tuple[dict[str, Any], list[Finding]]:
     """Write the first tenth of the ranking, and all suspected labels, as CSV.
 
     Returns:
         The entry `label_errors` of the report: `images` that were checked, `of` all images,
         `by_folds`, the number `suspected`, the `estimated_share` of wrong labels, `by_split`, and
-        the `first` rows of the file.
+        the `first` rows of the file. And the suspected labels as findings.
     """
     images = [dataset.rows[row] for row in unseen.rows]
     labels = dataset.labels[unseen.rows]
     found = suspected_labels(labels, unseen.probabilities, [image.cluster for image in images])
-    entries: list[dict[str, Any]] = []
+    entries, findings = list[dict[str, Any]](), list[Finding]()
     for position, index in enumerate(found.order):
         if found.suspected[index] or position < LISTED * len(images):
             likely = int(found.likely[index])
@@ -217,6 +205,12 @@ def write(dataset: "PreparedDataset", unseen: Unseen, path: Path) -> dict[str, A
                 "predictions": int(unseen.numbers[index]),
                 "suspected": "yes" if found.suspected[index] else "no",
             })  # fmt: skip
+        if found.suspected[index]:
+            entry, image = entries[-1], images[index]
+            detail = f"likely {entry['likely_label']} ({entry['probability_of_likely_label']:.1%})"
+            findings.append(
+                Finding(image.path, image.label, image.split, "suspected label", detail)
+            )
     with new_file(path).open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -236,4 +230,4 @@ def write(dataset: "PreparedDataset", unseen: Unseen, path: Path) -> dict[str, A
             for split in SPLITS
         },
         "first": entries[:FIRST],
-    }
+    }, findings

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
+from image_classifier.project.text import counted
+
 ERROR = 0.05  # the probability of an error, of all looks at a test set together
 DUE = 2.0  # intervals as wide as this, compared with 95%, need four times the images
 
@@ -95,8 +97,3 @@ def due(ledger: Mapping[str, Any]) -> str:
 def times(number: int) -> str:
     """Return how often, as text."""
     return "once" if number == 1 else f"{number} times"
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -103,7 +103,7 @@ def write(
         errors=worst_errors(dataset, classifier, test),
         labels=doubtful_labels(report, dataset),
         copies=copies(dataset),
-        findings=[picture_of(dataset, finding) for finding in findings[:FINDINGS]],
+        findings=odd_images(dataset, findings[:FINDINGS]),
         more_findings=max(0, len(findings) - FINDINGS),
     )
     new_file(paths.REPORT_PAGE).write_text(page)
@@ -256,8 +256,14 @@ def copies(dataset: PreparedDataset) -> list[tuple[Picture, Picture, str]]:
     return found
 
 
-def picture_of(dataset: PreparedDataset, finding: Finding) -> Picture:
-    """Return the picture of an image with something odd."""
+def odd_images(dataset: PreparedDataset, findings: Sequence[Finding]) -> list[Picture]:
+    """Return the pictures of images with something odd."""
     row_of = {row.path: index for index, row in enumerate(dataset.rows)}
-    data = thumbnail(dataset.images[row_of[finding.path]]) if finding.path in row_of else ""
-    return Picture(data, finding.path, [finding.kind, finding.detail, finding.split])
+    return [
+        Picture(
+            thumbnail(dataset.images[row_of[finding.path]]) if finding.path in row_of else "",
+            finding.path,
+            [finding.kind, finding.detail, finding.split],
+        )
+        for finding in findings
+    ]

@@ -238,8 +238,8 @@ def unknown(report: Mapping[str, Any]) -> str:
     )
     return (
         f"The answer is `unknown` when an image is {' or '.join(found['when'])}: for "
-        f"{share(found['share'])} of the test images; {others}. All other metrics of this card are "
-        f"of the predicted classes, without `unknown`."
+        f"{share(found['share'])} of the test images; {others}. All other metrics are of the "
+        f"predicted classes, without `unknown`."
     )
 
 

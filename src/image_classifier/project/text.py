@@ -1,4 +1,4 @@
-"""Texts that come from outside: file names and addresses, which may contain anything."""
+"""Names that come from outside, which may contain anything, and small parts of sentences."""
 
 import os
 import unicodedata
@@ -17,3 +17,8 @@ def printable(path: Path) -> str:
     """Return a path as one line: what cannot be printed becomes an escape sequence."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return text if is_printable(text) else text.encode("unicode_escape").decode()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 run` or `2 runs`."""
+    return f"{number} {noun}{'s' * (number != 1)}"

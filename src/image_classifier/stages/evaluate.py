@@ -1,7 +1,7 @@
 """evaluate: chooses the decision threshold, measures the model on the test images, registers it.
 
 Reads the trained model, the prepared images, their files and the external sets. Writes metrics with
-intervals, predictions, plots, what speaks against the metrics, a report and a model card, and logs
+intervals, predictions, plots, reasons to doubt the metrics, a report and a model card, and logs
 all of it to the training's MLflow run.
 
 A registered version never changes: with another threshold or temperature the same weights are
@@ -107,9 +107,10 @@ def evaluate(config: Config) -> None:
         report |= {"version": version.uri, "run_id": version.run_id, "ledger": looked}
         report["variation"] = variation(version.run_id)
         unseen = out_of_fold.unseen_predictions(version.run_id, dataset, validation, test)
-        report["label_errors"] = label_errors.write(dataset, unseen, paths.SUSPECTED_LABELS)
-        labels = label_errors.read_suspected(paths.SUSPECTED_LABELS)
-        findings = [*read_findings(), *labels]
+        report["label_errors"], suspects = label_errors.write(
+            dataset, unseen, paths.SUSPECTED_LABELS
+        )
+        findings = [*read_findings(), *suspects]
         with whole_file(paths.ALL_FINDINGS) as file:
             write_findings(findings, file)
         report["findings"] = count_findings(findings)

@@ -17,19 +17,17 @@ which the gate decides twice, with another champion, counts once.
 """
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run, RunTag, ViewType
+from mlflow.entities import Run, RunTag
 
 from image_classifier.errors import InputError
 from image_classifier.tracking import connection
 from image_classifier.tracking.registry import Version
-
-PAGE = 1000  # runs in an answer of MLflow
+from image_classifier.tracking.searches import runs_everywhere
 
 
 @dataclass(frozen=True, order=True)
@@ -135,20 +133,9 @@ def looks(digest: str) -> Ledger:
         digest: See `data.manifest.test_digest`.
     """
     connection.connect()
-    client, short = mlflow.MlflowClient(), digest[:16]
-    experiments = [
-        experiment.experiment_id
-        for experiment in _pages(
-            lambda token: client.search_experiments(ViewType.ALL, PAGE, page_token=token)
-        )
-    ]
+    short = digest[:16]
     found, decided = [], 0
-    for run in _pages(
-        lambda token: client.search_runs(
-            experiments, f"tags.`test_set.{short}` = '{digest}'", ViewType.ALL, PAGE,
-            page_token=token,
-        )
-    ):  # fmt: skip
+    for run in runs_everywhere(f"tags.`test_set.{short}` = '{digest}'"):
         found += _looks_of(run, f"evaluated.{short}.")
         decided += len(_looks_of(run, f"decided.{short}."))
     first, repeats = list[Look](), list[Look]()
@@ -182,13 +169,3 @@ def _mark(version: Version, digest: str, predictions: str, *kinds: str) -> None:
     }
     if new := [RunTag(key, value) for key, value in tags.items() if key not in present]:
         client.log_batch(version.run_id, tags=new)
-
-
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(token)
-        yield from page
-        token = page.token
-        if not token:
-            return

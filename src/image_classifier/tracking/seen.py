@@ -5,14 +5,14 @@ of earlier trainings, only the training itself counts.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from image_classifier.data.labels import SPLITS, SplitName
@@ -26,8 +26,7 @@ from image_classifier.data.near_duplicates import (
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.tracking import connection, runs
-
-PAGE = 1000  # runs, or versions, in one answer of MLflow
+from image_classifier.tracking.searches import pages, runs_everywhere
 
 Place = tuple[SplitName, int]  # split and fold of an image in a manifest
 
@@ -121,9 +120,9 @@ def find_trainings() -> tuple[list[Training], dict[str, list[str]]]:
         MlflowException: MLflow does not answer.
     """
     connection.connect()
-    found = {run.info.run_id: run for run in _runs()}
+    found = {run.info.run_id: run for run in runs_everywhere("tags.manifest_digest LIKE '%'")}
     versions: dict[str, list[Any]] = {}
-    for version in _versions():
+    for version in pages(mlflow.MlflowClient().search_model_versions):
         versions.setdefault(version.run_id, []).append(version)
     tags_of: dict[str, Mapping[str, str]] = {key: run.data.tags for key, run in found.items()}
     for run_id, of_run in versions.items():
@@ -165,33 +164,6 @@ def _state(run: Run | None) -> str:
     if run.info.lifecycle_stage == "deleted":
         return "deleted run"
     return "" if run.info.status == "FINISHED" else "unfinished run"
-
-
-def _runs() -> Iterator[Run]:
-    """Yield every training's run in every experiment, deleted ones too."""
-    client = mlflow.MlflowClient()
-    experiments = _pages(client.search_experiments, view_type=ViewType.ALL)
-    ids = [experiment.experiment_id for experiment in experiments]
-    yield from _pages(
-        client.search_runs,
-        experiment_ids=ids,
-        filter_string="tags.manifest_digest LIKE '%'",
-        run_view_type=ViewType.ALL,
-    )
-
-
-def _versions() -> Iterator[Any]:
-    yield from _pages(mlflow.MlflowClient().search_model_versions)
-
-
-def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(**arguments, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def read_from(holders: Sequence[str], digest: str) -> list[ImageRow]:
