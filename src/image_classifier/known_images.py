@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import numpy.typing as npt
+from sklearn.neighbors import NearestNeighbors
 
 from image_classifier.data.images import Pixels
 from image_classifier.data.near_duplicates import (
@@ -36,7 +37,6 @@ NOT_KNOWN = (
     "knows no images to compare with: it was registered by a sweep, or by an older version of this "
     "package. `dvc repro -f -s evaluate` registers the current model with them."
 )
-BLOCK = 256  # images at a time
 SMALLEST = 1e-6  # training images that are all alike have no distances to divide by
 
 
@@ -97,8 +97,10 @@ class KnownImages:
     def percentiles(self, features: Floats, pixels: Floats) -> npt.NDArray[np.float64]:
         """Return how unusual images are: the percentage of validation images less strange.
 
-        An image from the same source has a value of at least p with a probability of about
-        1 - p / 100. With m validation images, no value is above 100 m / (m + 1).
+        An image from the same source has a value of at least p with a probability of at most
+        about 1 - p / 100, as a mean over models: with few validation images, one model may have
+        more. Images count as independent, and the validation images also chose the epoch. With m
+        of them, no value is above 100 m / (m + 1).
         Source: Laxhammar and Falkman, Conformal prediction for distribution-independent anomaly
         detection in streaming vessel data, 2010.
 
@@ -173,34 +175,24 @@ class _Neighbours:
 
     def __init__(self, train: Floats) -> None:
         """Store the values of training images, of shape (images, values), and find the unit."""
-        self.train = train
-        self.lengths = np.einsum("ij,ij->i", train, train)
-        self.unit = 1.0
-        self.unit = max(float(self.distances(train, others=True).mean()), SMALLEST)
+        number = max(1, min(NEIGHBOURS, len(train) - 1))
+        self.nearest = NearestNeighbors(n_neighbors=number, algorithm="brute").fit(train)
+        to_others, _ = self.nearest.kneighbors()  # of each training image to the other ones
+        self.unit = max(float(to_others.mean()), SMALLEST)
 
-    def distances(self, values: Floats, others: bool = False) -> Floats:
+    def distances(self, values: Floats) -> Floats:
         """Return the mean Euclidean distance of each image to the nearest training images.
 
         Args:
             values: float32 array of shape (images, values).
-            others: Whether they are the training images, and each is compared with the others.
 
         Returns:
-            float32 array of shape (images,): the mean of the `NEIGHBOURS` smallest distances, in
-            units of that of the training images to each other.
+            float array of shape (images,), in units of that of the training images to each other.
         """
-        count = max(1, min(NEIGHBOURS, len(self.train) - others))
-        found = [np.zeros(0, np.float32)]
-        for start in range(0, len(values), BLOCK):
-            part = values[start : start + BLOCK]
-            squares = np.einsum("ij,ij->i", part, part)[:, None] + self.lengths
-            squares -= 2 * part @ self.train.T
-            if others:
-                rows = np.arange(len(part))
-                squares[rows, start + rows] = np.inf
-            nearest = np.partition(squares, count - 1, axis=1)[:, :count]
-            found.append(np.sqrt(np.maximum(nearest, 0)).mean(axis=1))
-        return np.concatenate(found) / self.unit
+        if not len(values):
+            return np.zeros(0, np.float32)
+        found, _ = self.nearest.kneighbors(values)
+        return np.asarray(found.mean(axis=1) / self.unit, np.float32)
 
 
 def measure_pixels(pixels: Pixels) -> Floats:

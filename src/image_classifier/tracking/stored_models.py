@@ -23,7 +23,7 @@ from image_classifier.tracking import connection
 # the packages that a stored model needs
 REQUIREMENTS = (
     "tensorflow", "mlflow", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "pandas",
-    "pybase64", "pydantic", "scipy", "joblib",
+    "pybase64", "pydantic", "scipy", "scikit-learn", "joblib",
 )  # fmt: skip
 
 
