@@ -191,14 +191,13 @@ def test_picture(dataset: PreparedDataset, test: Predictions, index: int) -> Pic
 def worst_errors(
     dataset: PreparedDataset, classifier: "Classifier", test: Predictions
 ) -> list[tuple[Picture, str]]:
-    """Return the errors of which the model is surest, each with its heat map."""
+    """Return the errors with the least probable true class first, each with its heat map."""
     from image_classifier.evaluation.heat_maps import heat_maps, overlay  # imports TensorFlow
 
-    wrong = np.flatnonzero(test.predicted != test.labels)
+    _, wrong = plots.examples(test, len(dataset.classes))
     if not len(wrong):
         return []
-    sure = test.probabilities[wrong, test.predicted[wrong]]
-    chosen = wrong[np.argsort(-sure, kind="stable")][:ERRORS]
+    chosen = wrong[:ERRORS]
     images = dataset.images[test.rows[chosen]]
     maps = heat_maps(classifier, images, test.predicted[chosen])
     found = []
