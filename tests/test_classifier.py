@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import Project
@@ -32,3 +33,16 @@ def test_the_stage_train_leaves_the_threshold_to_evaluate(project: Project):
     trained = read_metadata(project.folder / "build/train/model")
     assert (trained.threshold, trained.temperature) == (0.5, 1.0)
     assert trained.decoder == DECODER_VERSION
+
+
+def test_other_images_in_a_batch_do_not_change_an_answer(project: Project):
+    images = sorted((project.folder / "build/raw").rglob("*.jpg"))[:40]
+    classifier = Classifier.load(project.folder / "build/train/model")
+    pixels = np.stack([classifier.decode(path) for path in images])
+    together = classifier.outputs(pixels).probabilities
+    for size in (1, 2, 3, 32, 33):
+        for start in range(0, len(pixels) - size, size):
+            part = classifier.outputs(pixels[start : start + size], alone=False)
+            assert np.array_equal(part.probabilities, together[start : start + size])
+    (only,) = classifier.outputs_of_files([images[0]])
+    assert np.array_equal(only[1].probabilities[0], together[0])

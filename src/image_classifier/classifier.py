@@ -171,12 +171,18 @@ class Classifier:
         file = identify(content)
         return self.known.seen(file.sha256, file.perceptual_hash)
 
-    def outputs(self, pixels: Pixels) -> Outputs:
+    def outputs(self, pixels: Pixels, alone: bool = True) -> Outputs:
         """Return probabilities, features, and brightness, contrast and sharpness of images.
 
         Args:
             pixels: uint8 array of shape (images, height, width, channels).
+            alone: Whether a single image is classified by itself. That is faster, but rounds
+                otherwise than in a batch: the last bit may differ. The size of the batch and the
+                other images in it make no difference.
         """
+        if len(pixels) == 1 and not alone:
+            pair = self.outputs(np.concatenate([pixels, pixels]))
+            return Outputs(*(values[:1] for values in pair))
         outputs, features = self._both(pixels)
         if self.metadata.flip:
             outputs = np.mean([outputs, self._both(pixels[:, :, ::-1])[0]], axis=0)
@@ -190,9 +196,10 @@ class Classifier:
         return self.outputs(pixels).probabilities
 
     def _both(self, pixels: Pixels) -> tuple[Probabilities, Features]:
+        # parts of nearly equal size: none has a single image, which would round otherwise
         parts = [
-            self._forward(tf.constant(pixels[start : start + BATCH]))
-            for start in range(0, len(pixels), BATCH)
+            self._forward(tf.constant(part))
+            for part in np.array_split(pixels, -(-len(pixels) // BATCH))
         ]
         outputs = np.concatenate([part[0].numpy() for part in parts])
         return outputs, np.concatenate([part[1].numpy() for part in parts])
@@ -200,7 +207,10 @@ class Classifier:
     def outputs_of_files(
         self, files: Sequence[Path]
     ) -> Iterator[tuple[Path, "Outputs | UnreadableImage"]]:
-        """Yield each file, in order, with its `outputs`, or why it is unreadable."""
+        """Yield each file, in order, with its `outputs`, or why it is unreadable.
+
+        What a file gets does not depend on the other files, to the last bit.
+        """
 
         def decode(path: Path) -> Pixels | UnreadableImage:
             try:
@@ -213,7 +223,7 @@ class Classifier:
                 chunk = files[start : start + CHUNK]
                 decoded = list(pool.map(decode, chunk))
                 pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-                outputs = self.outputs(np.stack(pixels)) if pixels else ()
+                outputs = self.outputs(np.stack(pixels), alone=False) if pixels else ()
                 rows = zip(*(values[:, None] for values in outputs), strict=True)
                 for path, item in zip(chunk, decoded, strict=True):
                     yield path, item if isinstance(item, UnreadableImage) else Outputs(*next(rows))
