@@ -1,27 +1,32 @@
 """serve: classifies images over HTTP with a registered model, by default the champion.
 
     image-classifier serve
+    image-classifier serve --workers 2
     image-classifier serve --model models:/NAME/3 --port 5001
 
-Runs MLflow's scoring server, with limits on what clients may send: the section `serving` of
-params.yaml. Checks that the model's files are what was registered before it uses any of them.
+Open its address in a browser to try it. Checks that the model's files are what was registered
+before it uses any of them. What clients may send: the section `serving` of params.yaml.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from image_classifier.config.compose import load
 from image_classifier.config.schema import Serving
 from image_classifier.errors import InputError
+from image_classifier.serving import workers
 
 if TYPE_CHECKING:
-    from image_classifier.serving.app import App
+    from image_classifier.classifier import Classifier
+    from image_classifier.serving.application import Current, Served
+    from image_classifier.serving.image_service import ImageService
+    from image_classifier.serving.recent_images import RecentImages
 
 BACKLOG = 2048  # connections that wait to be accepted
 NOTE = (
@@ -37,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=port_number, default=5001, help="port to listen on")
+    parser.add_argument(
+        "--workers", type=worker_count, default=1, help="processes; each loads the model"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,18 +52,36 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = load()
     name = arguments.model or f"models:/{config.tracking.registered_model}@champion"
+    limits = config.serving
     try:
         with open_port(arguments.host, arguments.port) as port:
-            serve(name, config.serving, port)
+            if arguments.workers == 1:
+                serve(name, limits, port, lambda uri: announce(uri, limits, port))
+                return 0
+            from image_classifier.tracking.verified_models import check_version
+
+            uri = check_version(name)
+            return workers.keep_running(
+                arguments.workers,
+                serve_in_worker,
+                (name, limits, port),
+                lambda: announce(f"{uri} in {arguments.workers} processes", limits, port),
+            )
     except KeyboardInterrupt:  # also after SIGTERM
-        pass
-    return 0
+        return 0
 
 
 def port_number(text: str) -> int:
     """Return a number from 0 (any free port) to 65535, for argparse."""
     if not 0 <= int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")
+    return int(text)
+
+
+def worker_count(text: str) -> int:
+    """Return a number from 1 on, for argparse."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return int(text)
 
 
@@ -84,118 +110,53 @@ def unavailable(address: str, error: OSError) -> InputError:
     )
 
 
-async def warm(app: "App", body: bytes) -> None:
-    """Send one request through the application, so that the first client does not wait.
-
-    Raises:
-        InputError: the request was refused.
-    """
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-    status, answer = 200, b""
-
-    async def receive() -> Any:
-        if not messages:
-            await asyncio.Event().wait()
-        return messages.pop()
-
-    async def send(message: Any) -> None:
-        nonlocal status, answer
-        status = message.get("status", status)
-        answer += message.get("body", b"")
-
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
-    await app(scope | {"query_string": b"", "root_path": "", "http_version": "1.1"}, receive, send)
-    if status != 200:
-        raise InputError(
-            f"The limits of the server refuse the model's own example: "
-            f"{json.loads(answer)['message']} Increase that limit in conf/serving/default.yaml, "
-            f"then run `make params`."
-        )
+def address_of(port: socket.socket) -> str:
+    """Return host and number of a port."""
+    host, number = port.getsockname()[:2]
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
-def drift_answers(model: Any, limits: Serving) -> Callable[[], bytes]:
-    """Return a function with the answer to `GET /drift`; see `image-classifier drift`.
-
-    As long as no image is added, the answer stays the same, and is computed once.
-
-    Args:
-        model: The served python model; from now on it keeps measurements of its images.
-        limits: Says of how many.
-    """
-    from image_classifier.evaluation.drift import FEWEST, measure_drift
-    from image_classifier.known_images import NOT_KNOWN
-    from image_classifier.serving.recent_images import RecentImages
-    from image_classifier.serving.request_body import Refusal
-
-    reason = ""
-    if limits.drift_images < FEWEST:
-        reason = (
-            f"There is no /drift: the setting serving.drift_images is {limits.drift_images}, and "
-            f"{FEWEST} images are needed."
-        )
-    elif not hasattr(model, "recent"):  # the code that is stored with it is older
-        reason = (
-            "There is no /drift: this model was registered by an older version of this package. "
-            "`dvc repro -f -s evaluate` registers the current model again."
-        )
-    elif model.classifier.known is None:
-        reason = f"There is no /drift: this model {NOT_KNOWN}"
-    elif len(model.classifier.known.sample) < FEWEST:
-        reason = f"There is no /drift: the model knows fewer than {FEWEST} images."
-    else:
-        model.recent = RecentImages(limits.drift_images)
-    last: tuple[int, bytes] = (-1, b"")
-
-    def answer() -> bytes:
-        nonlocal last
-        if reason:
-            raise Refusal(404, reason)
-        added, new = model.recent.all()
-        if new is None or len(new) < FEWEST:
-            return json.dumps({"images": added, "needed": FEWEST}).encode()
-        if added != last[0]:
-            classifier = model.classifier
-            found = measure_drift(classifier.known.sample, new, classifier.metadata.classes)
-            last = added, json.dumps(found.as_json() | {"note": NOTE}).encode()
-        return last[1]
-
-    return answer
-
-
-def describe(limits: Serving) -> str:
-    """Return the limits in words."""
-    return (
-        f"at most {limits.maximum_images} images and {limits.maximum_body_bytes} bytes a request, "
-        f"{limits.maximum_image_bytes} bytes and {limits.maximum_pixels} pixels an image, "
-        f"{limits.maximum_requests_at_once} requests at once"
+def announce(what: str, limits: Serving, port: socket.socket) -> None:
+    """Print what is served, where, and with which limits."""
+    print(
+        f"Serving {what} on http://{address_of(port)}: at most {limits.maximum_images} images and "
+        f"{limits.maximum_body_bytes} bytes a request, {limits.maximum_image_bytes} bytes and "
+        f"{limits.maximum_pixels} pixels an image, {limits.maximum_requests_at_once} requests at "
+        f"once.",
+        flush=True,
     )
 
 
-def serve(name: str, limits: Serving, port: socket.socket) -> None:
+def serve_in_worker(
+    name: str, limits: Serving, port: socket.socket, ready: Callable[[], None]
+) -> None:
+    """Serve in a process of several; end it with a message if it cannot."""
+    try:
+        serve(name, limits, port, lambda uri: ready())
+    except InputError as error:
+        sys.exit(f"serve: {error}")
+
+
+def serve(name: str, limits: Serving, port: socket.socket, on_ready: Callable[[str], None]) -> None:
     """Load a model, and answer requests until a signal ends the process.
 
     Args:
         name: models:/NAME/VERSION or models:/NAME@ALIAS.
         limits: What clients may send.
         port: A bound socket.
+        on_ready: Called with the address of the version once clients can connect.
 
     Raises:
         InputError: the model does not exist, or its files are not what was registered.
     """
     import uvicorn
-    from mlflow.pyfunc import scoring_server
 
-    from image_classifier.serving.app import LimitedApp, TimedProtocol
-    from image_classifier.tracking.verified_models import load_for_serving
+    from image_classifier.serving.application import Current, application
+    from image_classifier.serving.protocol import TimedProtocol
 
-    # after a minute MLflow would answer with an error, but continue to work on the request
-    os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = "86400"
-    model, version = load_for_serving(name, limits.image_limits)
-    app = LimitedApp(scoring_server.init(model), limits)
-    example = {"dataframe_records": [{"image": model.input_example["image"][0]}]}
+    current = Current(load_served(name, limits))
     settings = uvicorn.Config(
-        app,
+        application(current, limits),
         http=TimedProtocol,
         loop="asyncio",
         ws="none",
@@ -210,16 +171,134 @@ def serve(name: str, limits: Serving, port: socket.socket) -> None:
     )
 
     async def answer() -> None:
-        await warm(app, json.dumps(example).encode())
-        # not earlier: the example does not come from a client
-        app.drift = drift_answers(model.unwrap_python_model(), limits)
-        host, number = port.getsockname()[:2]
-        address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+        following = asyncio.ensure_future(follow(current, name, limits))
         try:
             port.listen(BACKLOG)
         except OSError as error:  # another process was faster
-            raise unavailable(address, error) from None
-        print(f"Serving {version.uri} on http://{address}: {describe(limits)}.", flush=True)
+            raise unavailable(address_of(port), error) from None
+        on_ready(current.served.uri)
         await uvicorn.Server(settings).serve(sockets=[port])
+        following.cancel()
 
     asyncio.run(answer())
+
+
+async def follow(current: "Current", name: str, limits: Serving) -> None:
+    """Look every `reload_seconds` whether a name stands for another version, and serve that one.
+
+    Requests that have begun are answered by the version that they began with.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from image_classifier.serving import metrics
+    from image_classifier.tracking.verified_models import find_version
+
+    said = ""
+    while limits.reload_seconds and "@" in name:
+        await asyncio.sleep(limits.reload_seconds)
+        try:
+            version = await asyncio.to_thread(find_version, name)
+            if version.uri != current.served.uri:
+                current.served = await asyncio.to_thread(load_served, name, limits)
+                metrics.RELOADS.labels("done").inc()
+                said = f"{name} is {current.served.uri} now: serving it."
+                print(said, flush=True)
+        except (InputError, MlflowException, OSError) as error:
+            metrics.RELOADS.labels("failed").inc()
+            text = f"{name} cannot be loaded again ({error}): still serving {current.served.uri}."
+            if text != said:
+                said = text
+                print(said, file=sys.stderr, flush=True)
+
+
+def load_served(name: str, limits: Serving) -> "Served":
+    """Load a version, and classify a few images so that the first client does not wait.
+
+    Raises:
+        InputError: the model does not exist, or its files are not what was registered.
+    """
+    from image_classifier.serving import metrics
+    from image_classifier.serving.application import Served
+    from image_classifier.serving.image_service import ImageService
+    from image_classifier.serving.recent_images import RecentImages
+    from image_classifier.tracking.verified_models import load_classifier, texts_of
+
+    classifier, version = load_classifier(name)
+    service = ImageService(
+        classifier,
+        limits.image_limits,
+        limits.batch_images,
+        metrics.BATCH_IMAGES.observe,
+        digests=limits.predictions_log is not None,
+    )
+    service.warm_up()
+    card, report = texts_of(version)
+    return Served(
+        version.uri,
+        service,
+        RecentImages(limits.drift_images),
+        drift_answers(classifier, limits),
+        lambda content: explain(service, content),
+        card,
+        report,
+    )
+
+
+def explain(service: "ImageService", content: bytes) -> bytes:
+    """Return an image with a heat map of the evidence for the predicted class, as a PNG.
+
+    Raises:
+        BadRequest: the image cannot be read.
+    """
+    import cv2
+    import numpy as np
+
+    from image_classifier.evaluation import heat_maps
+
+    classifier = service.classifier
+    pixels = service.read(0, content).pixels
+    chosen = classifier.decide(classifier.probabilities(pixels[None]))
+    heat = heat_maps.heat_maps(classifier, pixels[None], chosen)[0]
+    picture = heat_maps.overlay(pixels, heat)
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))[1])
+
+
+def drift_answers(classifier: "Classifier", limits: Serving) -> "Callable[[RecentImages], bytes]":
+    """Return a function with the answer to `GET /drift`; see `image-classifier drift`.
+
+    As long as no image is added, the answer stays the same, and is computed once.
+
+    Args:
+        classifier: The model.
+        limits: Says how many of the last images are compared.
+    """
+    from image_classifier.evaluation.drift import FEWEST, measure_drift
+    from image_classifier.known_images import NOT_KNOWN
+    from image_classifier.serving.errors import Refusal
+
+    known = classifier.known
+    reason = ""
+    if limits.drift_images < FEWEST:
+        reason = (
+            f"There is no /drift: the setting serving.drift_images is {limits.drift_images}, and "
+            f"{FEWEST} images are needed."
+        )
+    elif known is None:
+        reason = f"There is no /drift: this model {NOT_KNOWN}"
+    elif len(known.sample) < FEWEST:
+        reason = f"There is no /drift: the model knows fewer than {FEWEST} images."
+    last: tuple[int, bytes] = (-1, b"")
+
+    def answer(recent: "RecentImages") -> bytes:
+        nonlocal last
+        if reason or known is None:
+            raise Refusal(404, reason)
+        added, new = recent.all()
+        if new is None or len(new) < FEWEST:
+            return json.dumps({"images": added, "needed": FEWEST}).encode()
+        if added != last[0]:
+            found = measure_drift(known.sample, new, classifier.metadata.classes)
+            last = added, json.dumps(found.as_json() | {"note": NOTE}).encode()
+        return last[1]
+
+    return answer

@@ -616,6 +616,25 @@ class Serving(Section):
         description="How many of the last images `GET /drift` compares with the usual ones. Of "
         "each it keeps numbers in memory, not the image. 0: there is no `/drift`."
     )
+    batch_images: Annotated[int, Field(ge=1, le=256)] = Field(
+        description="Images of waiting requests that are classified together. 1: each request by "
+        "itself. More pays with a GPU, or a model that takes longer than decoding."
+    )
+    reload_seconds: Annotated[int, Field(ge=0, le=86400)] = Field(
+        description="How often the server looks whether the alias it serves, e.g. champion, "
+        "stands for another version, and serves that one. 0: it keeps its version."
+    )
+    cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]] = Field(
+        description="Sites whose pages may ask this server, e.g. `[https://example.com]`."
+    )
+    access_log: bool = Field(
+        description="Whether each request prints a line of JSON: time, client, path, status, "
+        "duration and sizes; nothing of an image."
+    )
+    predictions_log: Annotated[str, Field(min_length=1)] | None = Field(
+        description="File with a line of JSON for each prediction: the image's SHA-256, the "
+        "answer, the version, and what `drift` needs. null: none."
+    )
 
     @property
     def image_limits(self) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """The prediction for one image, as `predict` prints it and the server sends it."""
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired  # of the standard library: from Python 3.12
 
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Map
+from typing_extensions import TypedDict
 
 from image_classifier.classifier import Classifier, Outputs
 from image_classifier.data.labels import UNKNOWN

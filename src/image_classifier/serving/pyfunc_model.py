@@ -7,19 +7,15 @@ nothing is pickled.
 import base64
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Semaphore
 from typing import Any
 
-import joblib
 import mlflow
-import numpy as np
 import pandas
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import ValidationError
 
 from image_classifier.classifier import (
@@ -30,18 +26,10 @@ from image_classifier.classifier import (
     read_metadata,
 )
 from image_classifier.config.schema import PROBABILITY
-from image_classifier.data import dicom
-from image_classifier.data.images import Pixels, reason_of
-from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import digests
 from image_classifier.serving import base64_text
-from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
-from image_classifier.serving.recent_images import RecentImages
-
-# not EPS, which runs Ghostscript, and not ICO, which can contain another image
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-START_OF_SCAN = b"\xff\xda"
-MAXIMUM_SCANS = 100  # a progressive JPEG has about ten; each takes as long as a whole image
+from image_classifier.serving.image_service import BadRequest, ImageService
+from image_classifier.serving.prediction import SCHEMA, Prediction
 
 
 def signature(metadata: Metadata) -> ModelSignature:
@@ -58,7 +46,7 @@ def signature(metadata: Metadata) -> ModelSignature:
 
 
 class ServedClassifier(mlflow.pyfunc.PythonModel):
-    """Decodes the images of a request in parallel, and classifies them in one call."""
+    """The classifier for `mlflow models serve`, and for MLflow's other ways to use a model."""
 
     def load_context(self, context: Any) -> None:
         """Load the classifier, and classify once so that the first request is not slow.
@@ -72,12 +60,8 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
                 f"{folder / WEIGHTS} is damaged: {METADATA_FILE} beside it has another "
                 f"digest. Restore it from a backup, or train the model again."
             )
-        self.classifier = Classifier.load(folder)
-        self.limits = json.loads(Path(context.artifacts["limits"]).read_text())
-        self.recent = RecentImages(0)  # `serve` replaces it; MLflow's own server has no /drift
-        self.pool = ThreadPoolExecutor(joblib.cpu_count())
-        # decoding takes the most memory: one image at a time for each core
-        self.decoders = Semaphore(joblib.cpu_count())
+        limits = json.loads(Path(context.artifacts["limits"]).read_text())
+        self.service = ImageService(Classifier.load(folder), limits)
         content = io.BytesIO()
         Image.new("RGB", (8, 8)).save(content, "JPEG")
         text = base64.b64encode(content.getvalue()).decode()
@@ -99,66 +83,14 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
             PROBABILITY.validate_python(0 if threshold is None else threshold)
         except ValidationError:
             raise refusal(f"threshold is {threshold}: send a probability from 0 to 1.") from None
-        texts = model_input["image"]
-        if len(texts) > self.limits["maximum_images"]:
-            raise refusal(
-                f"{len(texts)} images in one request: send at most {self.limits['maximum_images']}."
-            )
-        # a single image is decoded in this thread: passing it to another one would only cost time
-        mapped = map if len(texts) == 1 else self.pool.map
-        decoded = list(mapped(self._decode, range(len(texts)), texts))
-        outputs = self.classifier.outputs(np.stack([pixels for pixels, _ in decoded]))
-        self.recent.add(outputs)
-        seen = [answer for _, answer in decoded] if self.classifier.remembers else None
-        return predictions(self.classifier, outputs, threshold, seen)
-
-    def _decode(self, row: int, text: object) -> tuple[Pixels, str]:
-        try:
+        texts = list(model_input["image"])
+        for row, text in enumerate(texts):
             if not isinstance(text, str):
-                raise UnreadableImage(f"not a string: {base64_text.ADVICE}")
-            with self.decoders:
-                content = base64_text.decode(text, self.limits["maximum_image_bytes"])
-                if dicom.is_dicom(content) and not self.limits.get("dicom"):
-                    raise UnreadableImage(
-                        "a DICOM file: the setting serving.dicom does not allow it"
-                    )
-                check_header(content, self.limits["maximum_pixels"])
-                return self.classifier.decode(content), self.classifier.seen(content)
-        except UnreadableImage as error:
-            raise refusal(f"image in row {row} cannot be read: {error}.") from None
-
-
-def check_header(content: bytes, maximum_pixels: int) -> None:
-    """Refuse an image that would take too much memory or time, before it is decoded.
-
-    Raises:
-        UnreadableImage: its format is not served, it has too many pixels, or it is a JPEG with
-            more scans than any program writes.
-    """
-    try:
-        if dicom.is_dicom(content):
-            width, height = dicom.facts(content)[2:4]
-        else:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height = image.size
-    except UnreadableImage:
-        raise
-    except Image.DecompressionBombError:
-        raise UnreadableImage(f"more than {maximum_pixels} pixels: scale it down") from None
-    except UnidentifiedImageError:
-        raise UnreadableImage(
-            f"not an image file ({', '.join(FORMATS)}): send one in base64"
-        ) from None
-    except Exception as error:  # Pillow raises a dozen kinds, struct.error among them
-        raise UnreadableImage(reason_of(error)) from None
-    if width * height > maximum_pixels:
-        raise UnreadableImage(
-            f"{width} x {height}, more than {maximum_pixels} pixels: scale it down"
-        )
-    if content.count(START_OF_SCAN) > MAXIMUM_SCANS:
-        raise UnreadableImage(
-            f"a JPEG of more than {MAXIMUM_SCANS} scans: save it as a baseline JPEG"
-        )
+                raise refusal(f"image in row {row} is not a string: {base64_text.ADVICE}.")
+        try:
+            return self.service.classify(texts, threshold).predictions
+        except BadRequest as error:
+            raise refusal(str(error)) from None
 
 
 def refusal(message: str) -> MlflowException:

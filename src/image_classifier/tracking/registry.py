@@ -22,7 +22,14 @@ LONGEST = 5000  # characters of a description that a registry on PostgreSQL take
 # the code that decides what a stored model answers
 SERVING_CODE = [
     Path(serving.__path__[0]) / name
-    for name in ("base64_text.py", "prediction.py", "pyfunc_model.py")
+    for name in (
+        "base64_text.py",
+        "batches.py",
+        "image_limits.py",
+        "image_service.py",
+        "prediction.py",
+        "pyfunc_model.py",
+    )
 ]
 # the tags that make a version of a run differ from another version of the same run
 DECISION_TAGS = (

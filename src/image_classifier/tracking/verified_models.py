@@ -1,7 +1,8 @@
 """Loads registered versions, after a check that their files are what was registered."""
 
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from image_classifier.errors import InputError
-from image_classifier.project import digests
+from image_classifier.project import digests, paths
 from image_classifier.tracking import connection
 from image_classifier.tracking.registry import DIGEST, Version
 from image_classifier.tracking.stored_models import stored_files
@@ -37,31 +38,37 @@ def load_classifier(uri: str) -> tuple["Classifier", Version]:
         return Classifier.load(folder / stored["artifacts"]["classifier"]["path"]), version
 
 
-def load_for_serving(
-    uri: str, limits: Mapping[str, int]
-) -> tuple[mlflow.pyfunc.PyFuncModel, Version]:
-    """Return a registered version in the form that MLflow's scoring server loads, and the version.
+def check_version(uri: str) -> str:
+    """Return the address of the version that a name stands for now.
 
     Args:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
-        limits: See `Serving.image_limits`; they replace the limits stored with the model.
 
     Raises:
-        InputError: see `verified_files`.
+        InputError: the address has another form, there is no such version, or MLflow does not
+            answer.
     """
-    with verified_files(uri) as (folder, version):
+    connection.connect()
+    try:
+        return find_version(uri).uri
+    except MlflowException as error:
+        raise _cannot_be_loaded(uri, error) from None
+
+
+def texts_of(version: Version) -> tuple[str, str | None]:
+    """Return the model card of a version, in Markdown, and the report of its evaluation, as HTML.
+
+    The report is None if the run of the version has none, or no longer.
+    """
+    client = mlflow.MlflowClient()
+    card = client.get_model_version(version.name, version.version).description or ""
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            model = mlflow.pyfunc.load_model(str(folder))
-            model.unwrap_python_model().limits = dict(limits)
-            return model, version
-        except (ImportError, MlflowException) as error:
-            # MLflow wraps the ImportError of code that it imports as a module of its own
-            if not isinstance(error.__cause__ or error, ImportError):
-                raise
-            raise InputError(
-                f"{version.uri} was registered by another version of this package ({error}). "
-                f"`dvc repro -f -s evaluate` registers the current model again."
-            ) from None
+            place = f"runs:/{version.run_id}/evaluation/{paths.REPORT_PAGE.name}"
+            file = mlflow.artifacts.download_artifacts(place, dst_path=folder)
+            return card, Path(file).read_text(encoding="utf-8")
+        except (MlflowException, OSError):
+            return card, None
 
 
 @contextmanager
@@ -77,7 +84,6 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
         InputError: the address has another form, there is no such version, its files have changed,
             or it was registered without a digest.
     """
-    name, *_ = _parts(uri)
     connection.connect()
     try:
         version = find_version(uri)
@@ -87,12 +93,7 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
             check_digest(version, digests.of_folder(folder), place)
             yield folder, version
     except MlflowException as error:
-        advice = (
-            f". Run `dvc repro` to promote a champion, or name a version: --model models:/{name}/1"
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-            else ""
-        )
-        raise InputError(f"{uri} cannot be loaded: {error.message.rstrip('.')}{advice}.") from None
+        raise _cannot_be_loaded(uri, error) from None
     except OSError as error:
         raise InputError(f"{uri} cannot be loaded: {error}") from None
 
@@ -115,6 +116,16 @@ def find_version(uri: str) -> Version:
         else client.get_model_version_by_alias(name, alias)
     )
     return Version(name, str(found.version), found.run_id, found.tags)
+
+
+def _cannot_be_loaded(uri: str, error: MlflowException) -> InputError:
+    name, *_ = _parts(uri)
+    advice = (
+        f". Run `dvc repro` to promote a champion, or name a version: --model models:/{name}/1"
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        else ""
+    )
+    return InputError(f"{uri} cannot be loaded: {error.message.rstrip('.')}{advice}.")
 
 
 def _parts(uri: str) -> tuple[str, str | None, str | None]:

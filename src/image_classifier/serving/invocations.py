@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from image_classifier.config.schema import Probability
+from image_classifier.serving.errors import Refusal
 
 FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 # A row needs at most three of these characters, as in {"image": "…"}, or in [["…"], …] with an
@@ -62,26 +64,59 @@ class Invocation(Part):
             raise ValueError(f"send exactly one of {', '.join(FORMS)}")
         return self
 
+    @property
+    def images(self) -> list[str]:
+        """The images, in base64."""
+        if self.dataframe_split:
+            return [row[0] for row in self.dataframe_split.data]
+        if isinstance(self.inputs, Column):
+            return self.inputs.image
+        return [row.image for row in self.dataframe_records or self.inputs or self.instances]
 
-def validate(body: bytes | bytearray, maximum_images: int) -> str | None:
-    """Return what is wrong with a request's body, or None.
+
+FORM = Invocation.model_json_schema(ref_template="#/components/schemas/{model}")
+SCHEMAS = FORM.pop("$defs")  # of its parts
+DOCUMENTATION = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": FORM}}}
+}
+
+
+def read(body: bytes, maximum_images: int) -> tuple[list[str], float | None]:
+    """Return the images of a request, in base64, and the threshold that it sets.
 
     Args:
         body: The JSON text.
-        maximum_images: Limits the number of values and how deep they are nested; the model counts
-            the images themselves.
+        maximum_images: Limits the number of values and how deep they are nested; `ImageService`
+            counts the images themselves.
+
+    Raises:
+        Refusal: the body is not JSON, or not one of the forms.
     """
     if sum(body.count(sign) for sign in STRUCTURE) > PER_ROW * maximum_images + BESIDES:
-        return (
+        raise Refusal(
+            400,
             f"the JSON has more values than needed for {maximum_images} images, the most that one "
             f"request may have. An image is one text: send the base64 of an image file, not lists "
-            f"of bytes or pixels; and not more images"
+            f"of bytes or pixels; and not more images",
         )
     try:
-        Invocation.model_validate_json(body)
+        found = Invocation.model_validate_json(body)
     except ValidationError as error:
-        return _explain(error.errors(include_url=False, include_input=False)[0])
-    return None
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refusal(400, _explain(first)) from None
+    return found.images, found.params.threshold
+
+
+def document(app: FastAPI) -> None:
+    """Add the forms of a request to an application's OpenAPI document."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = original()
+        found["components"]["schemas"] |= SCHEMAS
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual says
 
 
 def _explain(error: Any) -> str:
