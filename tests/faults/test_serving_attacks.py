@@ -229,8 +229,11 @@ def test_an_invalid_body_gets_a_plain_400(server: Server, body: bytes):
 @pytest.mark.parametrize(
     ("line", "status"),
     [
-        (b"GET /docs HTTP/1.1", 404),
-        (b"GET /openapi.json HTTP/1.1", 404),
+        (b"GET /redoc HTTP/1.1", 404),
+        (b"GET /static-offline-docs/../../../etc/passwd HTTP/1.1", 404),
+        (b"GET /static-offline-docs/%2e%2e/__init__.py HTTP/1.1", 404),
+        (b"POST /classify HTTP/1.1", 415),
+        (b"POST /classify HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 5", 415),
         (b"GET /../../etc/passwd HTTP/1.1", 404),
         (b"GET /%2e%2e/%00 HTTP/1.1", 404),
         (b"GET /invocations HTTP/1.1", 405),
