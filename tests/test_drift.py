@@ -6,20 +6,24 @@ import io
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
+import keras
 import numpy as np
-import pandas
 import pytest
+from keras import layers
 from PIL import Image, ImageFilter
 
 from conftest import Project
 from image_classifier import known_images
 from image_classifier.__main__ import main
+from image_classifier.classifier import WEIGHTS, Classifier, Metadata, write_metadata
 from image_classifier.commands.serve import drift_answers
 from image_classifier.config import compose
 from image_classifier.evaluation.drift import CLASSES, measure_drift
 from image_classifier.known_images import Measurements, join
+from image_classifier.serving.application import Current, Served, application
+from image_classifier.serving.image_service import ImageService
+from image_classifier.serving.recent_images import RecentImages
 from phantoms.drawing import phantom
 
 SIZE = 64
@@ -49,11 +53,6 @@ def brighter(image: Image.Image) -> Image.Image:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights that knows 150 phantoms: 80 of training, 70 others."""
-    import keras
-    from keras import layers
-
-    from image_classifier.classifier import WEIGHTS, Classifier, Metadata, write_metadata
-
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((SIZE, SIZE, 1), dtype="uint8")
     x = layers.Rescaling(1 / 255)(x)
@@ -77,8 +76,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(folder: Path):
-    from image_classifier.classifier import Classifier
-
     return Classifier.load(folder)
 
 
@@ -200,66 +197,69 @@ def text_of(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-@pytest.fixture(scope="module")
-def served(folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    from image_classifier.serving.pyfunc_model import ServedClassifier
-
-    limits = tmp_path_factory.mktemp("limits") / "limits.json"
-    limits.write_text(json.dumps(compose.config_of().serving.image_limits))
-    served = ServedClassifier()
-    artifacts = {"classifier": str(folder), "limits": str(limits)}
-    served.load_context(SimpleNamespace(artifacts=artifacts))
-    return served
-
-
-def get_drift(answers) -> tuple[int, dict]:
-    """Send GET /drift to the application; return the status and the answer."""
-    from image_classifier.serving.app import LimitedApp
-
-    messages = []
-
-    async def ask() -> None:
-        app = LimitedApp(None, compose.config_of().serving)
-        app.drift = answers
-
-        async def send(message) -> None:
-            messages.append(message)
-
-        await app({"method": "GET", "path": "/drift", "headers": []}, None, send)
-
-    asyncio.run(ask())
-    return messages[0]["status"], json.loads(messages[1]["body"])
+def served_with(classifier: Classifier, **settings: int):
+    """Return the server's application for a model, with other settings than the defaults."""
+    limits = compose.config_of().serving.model_copy(update=settings)
+    served = Served(
+        uri="models:/m/1",
+        service=ImageService(classifier, limits.image_limits),
+        recent=RecentImages(limits.drift_images),
+        drift=drift_answers(classifier, limits),
+        explain=bytes,
+        card="",
+        report=None,
+    )
+    return application(Current(served), limits)
 
 
-def test_the_server_compares_the_last_images(served):
-    settings = compose.config_of().serving.model_copy(update={"drift_images": 30})
-    answers = drift_answers(served, settings)
+def ask(app, method: str, path: str, body: bytes = b"") -> tuple[int, dict]:
+    """Send a request in JSON to an application; return the status and the answer."""
+    incoming = [{"type": "http.request", "body": body, "more_body": False}]
+    status, answer = 0, b""
+
+    async def receive() -> dict:
+        if not incoming:
+            await asyncio.Event().wait()
+        return incoming.pop()
+
+    async def send(message: dict) -> None:
+        nonlocal status, answer
+        status = message.get("status", status)
+        answer += message.get("body", b"")
+
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    return status, json.loads(answer)
+
+
+def test_the_server_compares_the_last_images(classifier):
+    app = served_with(classifier, drift_images=30)
 
     def send(pixels: np.ndarray) -> None:
-        served.predict(None, pandas.DataFrame({"image": [text_of(image) for image in pixels]}))
+        rows = [{"image": text_of(image)} for image in pixels]
+        body = json.dumps({"inputs": rows}).encode()
+        assert ask(app, "POST", "/invocations", body)[0] == 200
 
     send(draw(range(300, 304)))
-    assert get_drift(answers) == (200, {"images": 4, "needed": 5})
+    assert ask(app, "GET", "/drift") == (200, {"images": 4, "needed": 5})
     send(draw(range(304, 330)))
-    status, answer = get_drift(answers)
+    status, answer = ask(app, "GET", "/drift")
     assert (status, answer["images"], answer["drifted"]) == (200, 30, False)
     assert "one of twenty" in answer["note"]
     send(draw(range(300, 330), blurred))  # the first 30 are forgotten
-    status, answer = get_drift(answers)
+    status, answer = ask(app, "GET", "/drift")
     assert (status, answer["images"], answer["drifted"]) == (200, 30, True)
     assert answer["leading"][0].startswith("sharpness ")
-    assert answers() is answers()  # nothing new: nothing is computed
 
 
-def test_there_is_no_drift_where_it_is_off_or_the_model_cannot(served, classifier):
-    settings = compose.config_of().serving
-    off = settings.model_copy(update={"drift_images": 0})
-    status, answer = get_drift(drift_answers(served, off))
+def test_there_is_no_drift_where_it_is_off_or_the_model_cannot(classifier):
+    status, answer = ask(served_with(classifier, drift_images=0), "GET", "/drift")
     assert (status, "serving.drift_images is 0" in answer["message"]) == (404, True)
-    status, answer = get_drift(drift_answers(SimpleNamespace(), settings))
-    assert (status, "dvc repro -f -s evaluate" in answer["message"]) == (404, True)
-    unknown = SimpleNamespace(recent=None, classifier=SimpleNamespace(known=None))
-    status, answer = get_drift(drift_answers(unknown, settings))
+    unknown = Classifier(classifier.model, classifier.metadata, None)
+    status, answer = ask(served_with(unknown), "GET", "/drift")
     assert (status, "dvc repro -f -s evaluate" in answer["message"]) == (404, True)
 
 

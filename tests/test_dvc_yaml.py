@@ -32,16 +32,19 @@ EXEMPT = {
     "project.records": "a record in another format is reported, with the command that helps",
     "project.tables": "how tables are written; one in another form is reported",
     "project.text": "texts of messages, and which names are refused",
-    "serving.recent_images": "what a server keeps of its images; no answer depends on it",
     "tracking.connection": "where MLflow is",
     "tracking.runs": "what MLflow's pages show",
 }
 # ... and for single stages
 DECODER = ("data.images", "data.depth", "data.dicom", "data.unreadable")
+STORED_CODE = (
+    "serving.base64_text", "serving.batches", "serving.image_limits", "serving.image_service",
+    "serving.prediction", "serving.pyfunc_model",
+)  # fmt: skip
 START = (
     "data.near_duplicates", "evaluation.bootstrap", "evaluation.comparison", "evaluation.looks",
-    "evaluation.metrics", "serving.base64_text", "serving.prediction", "serving.pyfunc_model",
-    "tracking.registry", "tracking.stored_models", "tracking.verified_models",
+    "evaluation.metrics", *STORED_CODE, "tracking.registry", "tracking.stored_models",
+    "tracking.verified_models",
 )  # fmt: skip
 FINDS = "tells images from other files and from masks; their pixels play no part"
 EXEMPT_OF_STAGE = {
@@ -80,9 +83,7 @@ EXEMPT_OF_STAGE = {
         "data.dataset": "imported for its type",
         "data.labels": "imported for the names of the splits",
         "known_images": "the gate compares predicted classes",
-        "serving.base64_text": "imported by what stores a model, which this stage does not",
-        "serving.prediction": "imported by what stores a model, which this stage does not",
-        "serving.pyfunc_model": "imported by what stores a model, which this stage does not",
+        **dict.fromkeys(STORED_CODE, "imported by what stores a model, which this stage does not"),
         "tracking.stored_models": "downloads the files that verified_models checks",
     },
 }

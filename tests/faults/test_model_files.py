@@ -21,17 +21,12 @@ import mlflow
 import pytest
 
 from conftest import Project, copy_of
-from image_classifier.config import compose
 from image_classifier.errors import InputError
 from image_classifier.tracking import verified_models
 
 NAME = "synthetic-xray-classifier"
 MODEL = f"models:/{NAME}@champion"
 SERVE = [sys.executable, "-m", "image_classifier", "serve"]
-
-
-def load_for_serving(uri: str) -> None:
-    verified_models.load_for_serving(uri, compose.config_of().serving.image_limits)
 
 
 @pytest.fixture
@@ -96,9 +91,8 @@ def test_a_version_whose_files_changed_is_not_loaded(
     project, folder = stored
     damage(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    for load in (verified_models.load_classifier, load_for_serving):
-        with pytest.raises(InputError, match=f"models:/{NAME}/1 was not loaded.*{folder}"):
-            load(MODEL)
+    with pytest.raises(InputError, match=f"models:/{NAME}/1 was not loaded.*{folder}"):
+        verified_models.load_classifier(MODEL)
     assert "THIS RAN" not in capfd.readouterr().out
 
 
@@ -137,7 +131,6 @@ def test_bytecode_in_the_store_is_never_run(
     compiled.parent.mkdir(exist_ok=True)
     compiled.write_bytes(head + marshal.dumps(code))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
-    load_for_serving(MODEL)
     assert verified_models.load_classifier(MODEL)[0].metadata.classes == ["NORMAL", "COVID19"]
     assert "THIS RAN" not in capfd.readouterr().out
 
@@ -160,16 +153,16 @@ def test_a_version_of_another_release_is_refused_with_what_helps(
     stored: tuple[Project, Path], monkeypatch: pytest.MonkeyPatch
 ):
     project, folder = stored
-    code = folder / "pyfunc_model.py"
-    code.write_text("from image_classifier import gone\n" + code.read_text())
+    metadata = folder / "artifacts" / "model" / "classifier.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"colour": "sepia"}))
     client = mlflow.MlflowClient(project.store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     with pytest.raises(InputError, match="are not what was registered") as refused:
-        load_for_serving(MODEL)
+        verified_models.load_classifier(MODEL)
     digest = re.search("SHA-256 ([0-9a-f]{64})", str(refused.value))[1]
     client.set_model_version_tag(NAME, "1", "model_sha256", digest)
-    with pytest.raises(InputError, match=r"by another version of this package.*dvc repro"):
-        load_for_serving(MODEL)
+    with pytest.raises(InputError, match=r"by another version of this package.*colour.*dvc repro"):
+        verified_models.load_classifier(MODEL)
 
 
 @pytest.mark.parametrize("address", ["runs:/abc/model", "build/train/model", "models:/m-1/x"])

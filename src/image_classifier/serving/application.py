@@ -294,7 +294,7 @@ def _answer_errors(app: FastAPI) -> None:
             return answer(Refusal(405, f"{path} accepts only {methods}.", {"allow": methods}))
         if error.status_code == 404:
             known = ", ".join(
-                f"{method} {route.path}"
+                f"{method} {getattr(route, 'path', '')}"
                 for route in app.routes
                 for method in getattr(route, "methods", None) or ()
                 if getattr(route, "include_in_schema", False)

@@ -29,13 +29,19 @@ def load_classifier(uri: str) -> tuple["Classifier", Version]:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: see `verified_files`.
+        InputError: see `verified_files`; or another version of this package registered it.
     """
     from image_classifier.classifier import Classifier  # imports TensorFlow
 
     with verified_files(uri) as (folder, version):
         stored = mlflow.models.Model.load(str(folder)).flavors["python_function"]
-        return Classifier.load(folder / stored["artifacts"]["classifier"]["path"]), version
+        try:
+            return Classifier.load(folder / stored["artifacts"]["classifier"]["path"]), version
+        except (KeyError, TypeError) as error:  # its metadata have other fields
+            raise InputError(
+                f"{version.uri} was registered by another version of this package ({error}). "
+                f"`dvc repro -f -s evaluate` registers the current model again."
+            ) from None
 
 
 def check_version(uri: str) -> str:
