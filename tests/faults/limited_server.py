@@ -25,12 +25,14 @@ class Server:
         port: Its port on 127.0.0.1.
         process: Its process.
         valid: The body of a valid request.
+        project: The copy of the project in which it runs.
         answer: The answer to this request before any attack.
     """
 
     port: int
     process: psutil.Process
     valid: bytes
+    project: Project
     answer: dict | None = None
 
     def post(self, body: bytes, headers: dict[str, str] = JSON) -> tuple[int, dict]:
@@ -56,21 +58,24 @@ class Server:
 
 
 @contextmanager
-def limited_server(project: Project, folder: Path, **limits: int) -> Iterator[Server]:
-    """Serve the champion of a copy of a project, with these limits instead of the defaults."""
+def limited_server(
+    project: Project, folder: Path, workers: int = 1, **settings: object
+) -> Iterator[Server]:
+    """Serve the champion of a copy of a project, with these settings instead of the defaults."""
     copy = copy_of(project, folder)
     params = copy.folder / "params.yaml"
-    settings = yaml.safe_load(params.read_text())
-    settings["serving"] |= limits
-    params.write_text(yaml.safe_dump(settings))
+    all_settings = yaml.safe_load(params.read_text())
+    all_settings["serving"] |= settings
+    params.write_text(yaml.safe_dump(all_settings))
     image = copy.folder / "data" / "test" / "COVID19" / "phantom-001.jpg"
     command = [*psutil.Process().cmdline()[:1], "-m", "image_classifier", "serve"]
+    command += ["--workers", str(workers)]
     with running_server(command, "ping", copy) as address:
         port = int(address.rpartition(":")[2])
         process = next(
             child for child in psutil.Process().children() if str(port) in child.cmdline()
         )
-        server = Server(port, process, body_of(image.read_bytes()))
+        server = Server(port, process, body_of(image.read_bytes()), copy)
         status, server.answer = server.post(server.valid)
         assert status == 200, server.answer
         yield server
