@@ -6,10 +6,13 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+PAUSE = 10  # seconds
 
 
 def keep_running(
@@ -46,8 +49,10 @@ def keep_running(
             on_ready()
             while True:
                 wait([process.sentinel for process, _ in workers])
-                for index, (process, _) in enumerate(workers):
+                for index, (process, ready) in enumerate(workers):
                     if not process.is_alive():
+                        if not ready.is_set():  # it could not load its model: not again at once
+                            time.sleep(PAUSE)
                         print(
                             f"Worker {process.pid} ended ({_reason(process)}): a new one starts.",
                             file=sys.stderr,
