@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(version.uri, file=sys.stderr)
     read, parts = [], []
     bar = tqdm(classifier.outputs_of_files(files), "Reading", len(files), disable=None)
-    for path, result in bar:
+    for path, result, _ in bar:
         if isinstance(result, UnreadableImage):
             bar.write(f"skipped {path}: {result}", file=sys.stderr)
         else:
