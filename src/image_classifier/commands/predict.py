@@ -161,7 +161,7 @@ def write_all(
             desc="Classifying", total=unfinished.total, initial=done, unit="image", disable=None
         ) as bar:
             tables = (
-                on_ray(unfinished, missing, version, arguments.threshold)
+                on_ray(unfinished, missing, version, arguments)
                 if arguments.on
                 else here(unfinished, missing, classifier, arguments.threshold)
             )
@@ -185,17 +185,22 @@ def here(
 
 
 def on_ray(
-    unfinished: "Output", missing: Sequence[int], version: "Version", threshold: float | None
+    unfinished: "Output",
+    missing: Sequence[int],
+    version: "Version",
+    arguments: argparse.Namespace,
 ) -> Iterator[tuple[int, "pa.Table"]]:
     """Yield the missing parts, classified on a Ray cluster."""
     from image_classifier.sweeps.launchers import start_ray
     from image_classifier.tracking.verified_models import classifier_files
 
-    start_ray("--on ray", RAY_BYTES, os.environ.get("RAY_ADDRESS"))
+    quiet = {"logging_level": "WARNING", "log_to_driver": False}
+    start_ray("--on ray", RAY_BYTES, os.environ.get("RAY_ADDRESS"), **quiet)
     from image_classifier.bulk import on_ray
 
     parts = zip(missing, unfinished.files(missing), strict=True)
-    yield from on_ray.classify(parts, classifier_files(version), threshold)
+    files = classifier_files(version)
+    yield from on_ray.classify(parts, files, arguments.threshold, arguments.sources)
 
 
 def settings_of(
