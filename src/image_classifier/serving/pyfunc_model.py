@@ -35,7 +35,7 @@ from image_classifier.data.images import Pixels, reason_of
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.project import digests
 from image_classifier.serving import base64_text
-from image_classifier.serving.prediction import SCHEMA, Prediction, predictions
+from image_classifier.serving.prediction import Prediction, predictions, schema
 from image_classifier.serving.recent_images import RecentImages
 
 # not EPS, which runs Ghostscript, and not ICO, which can contain another image
@@ -44,15 +44,15 @@ START_OF_SCAN = b"\xff\xda"
 MAXIMUM_SCANS = 100  # a progressive JPEG has about ten; each takes as long as a whole image
 
 
-def signature(metadata: Metadata) -> ModelSignature:
-    """Return what a request may contain, and what the answer contains.
+def signature(metadata: Metadata, remembers: bool) -> ModelSignature:
+    """Return what a request may contain, and what the answer contains; see `schema`.
 
     With two classes, the parameter `threshold` replaces the model's own for one request.
     """
     threshold = ParamSpec("threshold", DataType.double, default=metadata.threshold)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=SCHEMA,
+        outputs=schema(remembers),
         params=ParamSchema([threshold]) if len(metadata.classes) == 2 else None,
     )
 
