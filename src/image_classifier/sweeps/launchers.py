@@ -36,7 +36,7 @@ def start_ray(option: str, object_store_bytes: int, address: str | None, **argum
     Args:
         option: What asks for Ray, for the messages.
         object_store_bytes: The memory for objects of a Ray that is started here.
-        address: The address of the cluster; None starts Ray here.
+        address: The address of the cluster; without one, Ray starts here.
         arguments: More arguments of `ray.init`.
 
     Raises:
@@ -51,7 +51,7 @@ def start_ray(option: str, object_store_bytes: int, address: str | None, **argum
     if not address:
         arguments = {"object_store_memory": object_store_bytes} | arguments
     try:
-        ray.init(address=address, **arguments)
+        ray.init(address=address or None, **arguments)
     except (OSError, ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if "AF_UNIX path length" in reason:
