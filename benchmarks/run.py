@@ -21,6 +21,7 @@ from measure_pipeline import (
     measure_sweep,
     measure_train_stage,
 )
+from measure_predict import measure_predict
 from measure_serving import measure_serving
 from measure_training import measure_epochs, measure_time_to_accuracy
 from project import ROOT, Project
@@ -52,6 +53,7 @@ def measure(folder: Path, work: Path, repeats: int) -> Iterator[Row]:
     dataset = load_prepared(config)
     yield measure_nothing_to_do(project, repeats)
     yield from measure_serving(project, repeats)
+    yield measure_predict(project, repeats)
     yield measure_prepare(dataset, repeats)
     yield measure_batches(config, dataset, repeats)
     rows, epoch_from_memory = measure_epochs(config, dataset, repeats)

@@ -246,7 +246,7 @@ def test_a_stored_model_says_plausible_unusual_and_seen(
         artifacts={
             "classifier": str(tmp_path / "model"), "limits": str(tmp_path / "limits.json")
         },
-        signature=pyfunc_model.signature(metadata),
+        signature=pyfunc_model.signature(metadata, remembers=True),
         pip_requirements=[],
     )  # fmt: skip
     model = mlflow.pyfunc.load_model(str(tmp_path / "stored"))

@@ -228,7 +228,7 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     ("launcher", "environment", "expected"),
     [
         ("slurm", {}, "the command sbatch was not found"),
-        ("ray", {"TMPDIR": "long"}, "TMPDIR=/tmp image-classifier train"),
+        ("ray", {"TMPDIR": "long"}, "TMPDIR=/tmp image-classifier"),
         pytest.param(
             "ray", {"RAY_ADDRESS": "127.0.0.1:1"}, "the Ray cluster at 127.0.0.1:1",
             marks=pytest.mark.slow,

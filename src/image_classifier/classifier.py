@@ -8,11 +8,13 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -32,8 +34,10 @@ from image_classifier.project.files import new_file, read_bytes
 WEIGHTS = "model.keras"
 METADATA_FILE = "classifier.json"
 BATCH = 32
-CHUNK = 256  # files that are decoded before they are classified: limits the memory
+CHUNK = 64  # files that are classified together
+AHEAD = 2  # chunks that are decoded meanwhile
 
+File = TypeVar("File")
 Probabilities = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 
@@ -205,28 +209,58 @@ class Classifier:
         return outputs, np.concatenate([part[1].numpy() for part in parts])
 
     def outputs_of_files(
-        self, files: Sequence[Path]
-    ) -> Iterator[tuple[Path, "Outputs | UnreadableImage"]]:
+        self,
+        files: Iterable[File],
+        read: Callable[[Any], bytes] = read_bytes,
+        seen: bool = False,
+        threads: int | None = None,
+    ) -> Iterator[tuple[File, "Outputs | UnreadableImage", str]]:
         """Yield each file, in order, with its `outputs`, or why it is unreadable.
 
-        What a file gets does not depend on the other files, to the last bit.
+        What a file gets does not depend on the other files, to the last bit. The next files are
+        decoded while one chunk is classified: at most 1 + `AHEAD` chunks are in the memory.
+
+        Args:
+            files: Paths, or whatever `read` takes.
+            read: Returns the content of a file.
+            seen: Whether the third value is `seen` of the file; otherwise it is empty.
+            threads: Threads that decode; None: one for each core and a few.
+
+        Raises:
+            OSError: a file cannot be read.
         """
 
-        def decode(path: Path) -> Pixels | UnreadableImage:
+        def decode(file: File) -> tuple[Pixels, str] | UnreadableImage:
             try:
-                return self.decode(path)
+                content = read(file)
+                return self.decode(content), self.seen(content) if seen else ""
             except UnreadableImage as error:
                 return error
 
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(files), CHUNK):
-                chunk = files[start : start + CHUNK]
-                decoded = list(pool.map(decode, chunk))
-                pixels = [item for item in decoded if isinstance(item, np.ndarray)]
-                outputs = self.outputs(np.stack(pixels), alone=False) if pixels else ()
-                rows = zip(*(values[:, None] for values in outputs), strict=True)
-                for path, item in zip(chunk, decoded, strict=True):
-                    yield path, item if isinstance(item, UnreadableImage) else Outputs(*next(rows))
+        files = iter(files)
+        chunks: deque[tuple[list[File], Iterator[tuple[Pixels, str] | UnreadableImage]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            while (chunk := list(islice(files, CHUNK))) or chunks:
+                if chunk:
+                    chunks.append((chunk, pool.map(decode, chunk)))
+                if len(chunks) > AHEAD or not chunk:
+                    names, decoded = chunks.popleft()
+                    yield from zip(names, *self._classified(list(decoded)), strict=True)
+
+    def _classified(
+        self, decoded: Sequence[tuple[Pixels, str] | UnreadableImage]
+    ) -> tuple[list["Outputs | UnreadableImage"], list[str]]:
+        """Return outputs and `seen` of decoded images, or why they are unreadable."""
+        pixels = [item[0] for item in decoded if not isinstance(item, UnreadableImage)]
+        outputs = self.outputs(np.stack(pixels), alone=False) if pixels else ()
+        rows = zip(*(values[:, None] for values in outputs), strict=True)
+        return (
+            [
+                item if isinstance(item, UnreadableImage) else Outputs(*next(rows))
+                for item in decoded
+            ],
+            ["" if isinstance(item, UnreadableImage) else item[1] for item in decoded],
+        )
 
     def decide(
         self, probabilities: Probabilities, threshold: float | None = None

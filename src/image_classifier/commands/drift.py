@@ -2,6 +2,7 @@
 
     image-classifier drift folder/
     image-classifier drift folder/ --model models:/NAME/3
+    image-classifier drift --log predictions.jsonl --last 500
 
 Compares them with images that the model was not trained on: brightness, contrast and sharpness,
 content (what the model sees in them), and the predicted classes. Give images that are new to the
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from image_classifier.evaluation.drift import Drift
+    from image_classifier.serving.predictions_log import Record
 
 DRIFT = 3  # the exit code
 MOST_UNUSUAL = 5  # files that are printed
@@ -38,8 +40,16 @@ MOST_UNUSUAL = 5  # files that are printed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
-        "sources", nargs="+", type=paths.expanded, help="image files, or folders with images"
+        "sources", nargs="*", type=paths.expanded, help="image files, or folders with images"
     )
+    parser.add_argument(
+        "--log",
+        type=paths.expanded,
+        metavar="FILE",
+        help="instead of images: the predictions that `serve` has logged; by default those of the "
+        "version that answered last",
+    )
+    parser.add_argument("--last", type=int, default=1000, help="of the log; default: 1000")
     parser.add_argument("--model", help="address, e.g. models:/NAME/3; default: the champion")
 
 
@@ -50,28 +60,38 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: a file or folder or the model does not exist, the model knows no images, or too
             few images can be read.
     """
+    if bool(arguments.sources) == bool(arguments.log):
+        raise InputError("Name images and folders, or a log with --log FILE.")
     files = find_files(arguments.sources)
     name = arguments.model or f"models:/{load().tracking.registered_model}@champion"
 
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.evaluation import drift
     from image_classifier.known_images import NOT_KNOWN, join
-    from image_classifier.tracking.verified_models import load_classifier
+    from image_classifier.tracking.verified_models import check_version, load_classifier
 
+    logged = []
+    if arguments.log:
+        logged, name = logged_by(
+            arguments.log, arguments.last, arguments.model and check_version(arguments.model)
+        )
     classifier, version = load_classifier(name)
     known = classifier.known
     if known is None:
         raise InputError(f"{version.uri} {NOT_KNOWN}")
     print(version.uri, file=sys.stderr)
-    read, parts = [], []
-    bar = tqdm(classifier.outputs_of_files(files), "Reading", len(files), disable=None)
-    for path, result in bar:
+    read = [f"{record.sha256} ({record.time})" for record in logged]
+    parts = [record.measurements for record in logged]
+    bar = tqdm(
+        classifier.outputs_of_files(files), "Reading", len(files), disable=None if files else True
+    )
+    for path, result, _ in bar:
         if isinstance(result, UnreadableImage):
             bar.write(f"skipped {path}: {result}", file=sys.stderr)
         else:
-            read.append(path)
+            read.append(str(path))
             parts.append(result.measurements)
-    skipped = len(files) - len(read)
+    skipped = len(files) + len(logged) - len(read)
     if skipped:
         print(f"{skipped} of {len(files)} files skipped.", file=sys.stderr)
     for images, kind in ((len(read), "images"), (len(known.sample), "images of the model")):
@@ -87,6 +107,34 @@ def run(arguments: argparse.Namespace) -> int:
     if found.drifted:
         return DRIFT
     return 1 if skipped else 0
+
+
+def logged_by(log: Path, last: int, model: str | None) -> tuple[list["Record"], str]:
+    """Return the last predictions of a version in a log, and the version's address.
+
+    Args:
+        log: The file.
+        last: How many.
+        model: The version; None: the one that answered last.
+
+    Raises:
+        InputError: the file cannot be read, or has no prediction.
+    """
+    from image_classifier.serving import predictions_log
+
+    records, damaged = predictions_log.read(log)
+    if not records:
+        raise InputError(
+            f"{log} has no prediction: does the setting serving.predictions_log name it?"
+        )
+    model = model or records[-1].model
+    chosen = [record for record in records if record.model == model]
+    print(
+        f"{log}: {len(records)} predictions, {len(chosen)} of them by {model}; {damaged} lines are "
+        f"damaged.",
+        file=sys.stderr,
+    )
+    return chosen[-last:], model
 
 
 def describe(found: "Drift", images: int) -> str:
@@ -111,7 +159,7 @@ def describe(found: "Drift", images: int) -> str:
     return "\n".join(lines)
 
 
-def unusual(files: list[Path], percentiles: "npt.NDArray[np.float64]") -> str:
+def unusual(files: list[str], percentiles: "npt.NDArray[np.float64]") -> str:
     """Return how many images are unusual, and the files of the most unusual ones."""
     many = int((percentiles >= 95).sum())
     lines = [f"More unusual than 95% of the validation images: {many} of {len(files)}; usually 5%"]

@@ -3,6 +3,7 @@
 `layout` and `table` then decide the class and the split of each image.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -197,16 +198,31 @@ def find_files(sources: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for source in sources:
         if source.is_dir():
-            files += sorted(
-                path
-                for path in source.rglob("*")
-                if path.is_file() and not any(map(is_ignored, path.relative_to(source).parts))
-            )
+            files += walk(source)
         elif source.is_file():
             files.append(source)
         else:
             raise InputError(f"{source}: no such file or folder.")
     return files
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below it except ignored ones, in the order of their paths.
+
+    Only the names in one folder, and in the folders above it, are in the memory. Links to folders
+    are not followed.
+    """
+    with os.scandir(folder) as entries:
+        found = sorted(
+            (entry.name, entry.is_dir(follow_symlinks=False), entry.is_file())
+            for entry in entries
+            if not is_ignored(entry.name)
+        )
+    for name, is_folder, is_file in found:
+        if is_folder:
+            yield from walk(folder / name)
+        elif is_file:
+            yield folder / name
 
 
 def check_name(path: Path) -> None:

@@ -85,7 +85,7 @@ def measure_set(
     label_of = {path: dataset.classes.index(found[path]) for path in readable}
     classified = [
         (label_of[path], output.probabilities)
-        for path, output in classifier.outputs_of_files(list(label_of))
+        for path, output, _ in classifier.outputs_of_files(list(label_of))
         if not isinstance(output, UnreadableImage)
     ]
     labels = np.array([label for label, _ in classified])

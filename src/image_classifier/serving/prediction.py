@@ -34,16 +34,21 @@ class Prediction(TypedDict):
     seen: NotRequired[str]
 
 
-SCHEMA = Schema(
-    [
+def schema(remembers: bool) -> Schema:
+    """Return the names and types of a prediction's fields, for MLflow.
+
+    Args:
+        remembers: Whether the model answers `seen`. Spark demands every column of the schema, also
+            an optional one.
+    """
+    fields = [
         ColSpec(DataType.string, "label"),
         ColSpec(DataType.double, "probability"),
         ColSpec(Map(DataType.double), "probabilities"),
         ColSpec(Array(DataType.string), "plausible", required=False),
         ColSpec(DataType.double, "unusual", required=False),
-        ColSpec(DataType.string, "seen", required=False),
     ]
-)
+    return Schema([*fields, ColSpec(DataType.string, "seen")] if remembers else fields)
 
 
 def predictions(

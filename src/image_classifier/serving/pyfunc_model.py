@@ -29,18 +29,18 @@ from image_classifier.config.schema import PROBABILITY
 from image_classifier.project import digests
 from image_classifier.serving import base64_text
 from image_classifier.serving.image_service import BadRequest, ImageService
-from image_classifier.serving.prediction import SCHEMA, Prediction
+from image_classifier.serving.prediction import Prediction, schema
 
 
-def signature(metadata: Metadata) -> ModelSignature:
-    """Return what a request may contain, and what the answer contains.
+def signature(metadata: Metadata, remembers: bool) -> ModelSignature:
+    """Return what a request may contain, and what the answer contains; see `schema`.
 
     With two classes, the parameter `threshold` replaces the model's own for one request.
     """
     threshold = ParamSpec("threshold", DataType.double, default=metadata.threshold)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=SCHEMA,
+        outputs=schema(remembers),
         params=ParamSchema([threshold]) if len(metadata.classes) == 2 else None,
     )
 

@@ -389,7 +389,7 @@ def predicted_classes(version: "Version", rows: Sequence[ImageRow]) -> list[str]
 
     classifier, _ = load_classifier(version.uri)
     outputs = []
-    for path, output in classifier.outputs_of_files([paths.RAW / row.path for row in rows]):
+    for path, output, _ in classifier.outputs_of_files([paths.RAW / row.path for row in rows]):
         if isinstance(output, UnreadableImage):
             raise UnreadableImage(f"{path} ({output})")
         outputs.append(output.probabilities)

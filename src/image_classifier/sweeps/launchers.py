@@ -26,34 +26,41 @@ def check(launcher: DictConfig) -> None:
             "cluster, or use launch=processes, which needs no cluster."
         )
     if name == "RayLauncher":
-        start_ray(launcher.ray.init)
+        arguments: Any = OmegaConf.to_container(launcher.ray.init, resolve=True)
+        start_ray("launch=ray", OBJECT_STORE_BYTES, **arguments)
 
 
-def start_ray(settings: DictConfig) -> None:
+def start_ray(option: str, object_store_bytes: int, address: str | None, **arguments: Any) -> None:
     """Connect to the Ray cluster, or start Ray on this machine.
 
     Args:
-        settings: The arguments of `ray.init`.
+        option: What asks for Ray, for the messages.
+        object_store_bytes: The memory for objects of a Ray that is started here.
+        address: The address of the cluster; without one, Ray starts here.
+        arguments: More arguments of `ray.init`.
 
     Raises:
-        InputError: Ray does not start, or the cluster does not answer.
+        InputError: Ray is not installed or does not start, or the cluster does not answer.
     """
-    import ray
-
-    arguments: Any = OmegaConf.to_container(settings, resolve=True)
-    if not settings.address:
-        arguments = {"object_store_memory": OBJECT_STORE_BYTES} | arguments
     try:
-        ray.init(**arguments)
+        import ray
+    except ImportError:
+        raise InputError(
+            f"{option}: Ray is not installed: pip install -e '.[ray]' in the project's folder."
+        ) from None
+    if not address:
+        arguments = {"object_store_memory": object_store_bytes} | arguments
+    try:
+        ray.init(address=address or None, **arguments)
     except (OSError, ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if "AF_UNIX path length" in reason:
             raise InputError(
-                f"launch=ray: TMPDIR is too long for the sockets of Ray ({reason}). Use a short "
-                f"one: TMPDIR=/tmp image-classifier train --multirun …"
+                f"{option}: TMPDIR is too long for the sockets of Ray ({reason}). Use a short "
+                f"one: TMPDIR=/tmp image-classifier …"
             ) from None
-        where = f"the Ray cluster at {settings.address}" if settings.address else "Ray"
+        where = f"the Ray cluster at {address}" if address else "Ray"
         raise InputError(
-            f"launch=ray: {where} does not start or answer ({reason}). RAY_ADDRESS is the address "
+            f"{option}: {where} does not start or answer ({reason}). RAY_ADDRESS is the address "
             f"of a cluster; without it, Ray starts on this machine."
         ) from None

@@ -42,10 +42,11 @@ def store_model(config: Config, dataset: PreparedDataset, folder: Path) -> tuple
         InputError: the downloaded files differ from the uploaded ones.
     """
     # these import TensorFlow, which rollback does not need
+    from image_classifier import known_images
     from image_classifier.classifier import read_metadata
     from image_classifier.serving import pyfunc_model
 
-    metadata = read_metadata(folder)
+    metadata, known = read_metadata(folder), known_images.read(folder)
     png = io.BytesIO()  # from the prepared image: its file may be deleted by now
     pixels = dataset.images[dataset.indices("validation")[0]]
     Image.fromarray(pixels.squeeze()).save(png, "PNG")
@@ -60,7 +61,7 @@ def store_model(config: Config, dataset: PreparedDataset, folder: Path) -> tuple
             python_model=pyfunc_model.__file__,
             artifacts={"classifier": str(folder), "limits": str(limits)},
             code_paths=[str(package)],
-            signature=pyfunc_model.signature(metadata),
+            signature=pyfunc_model.signature(metadata, known is not None and bool(known.digests)),
             input_example=pandas.DataFrame({"image": [example]}),
             # listed here because MLflow takes seconds to infer them
             pip_requirements=[

@@ -34,14 +34,29 @@ def load_classifier(uri: str) -> tuple["Classifier", Version]:
     from image_classifier.classifier import Classifier  # imports TensorFlow
 
     with verified_files(uri) as (folder, version):
-        stored = mlflow.models.Model.load(str(folder)).flavors["python_function"]
         try:
-            return Classifier.load(folder / stored["artifacts"]["classifier"]["path"]), version
+            return Classifier.load(_classifier_in(folder)), version
         except (KeyError, TypeError) as error:  # its metadata have other fields
             raise InputError(
                 f"{version.uri} was registered by another version of this package ({error}). "
                 f"`dvc repro -f -s evaluate` registers the current model again."
             ) from None
+
+
+def classifier_files(version: Version) -> dict[str, bytes]:
+    """Return the content of each file that `Classifier.load` reads of a registered version.
+
+    Raises:
+        InputError: see `verified_files`.
+    """
+    with verified_files(version.uri) as (folder, _):
+        return {path.name: path.read_bytes() for path in _classifier_in(folder).iterdir()}
+
+
+def _classifier_in(folder: Path) -> Path:
+    """Return the folder that `Classifier.load` reads, in the files of a version."""
+    stored = mlflow.models.Model.load(str(folder)).flavors["python_function"]
+    return folder / str(stored["artifacts"]["classifier"]["path"])
 
 
 def check_version(uri: str) -> str:
