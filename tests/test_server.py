@@ -256,6 +256,42 @@ def test_images_of_one_moment_are_classified_together(project: Project, images: 
             broken.classify(pixels[0][None])
 
 
+def test_the_log_of_predictions_can_be_replayed_and_tested_for_drift(
+    server: Server, images: list[Path]
+):
+    log = server.project.folder / "predictions.jsonl"
+    before = log.read_text().count("\n")
+    texts = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in images]
+    assert server.post(json.dumps({"inputs": texts}).encode())[0] == 200
+    with ThreadPoolExecutor(4) as pool:  # some of them are classified together
+        list(pool.map(lambda path: classify(server, path.read_bytes(), "?threshold=0.1"), images))
+    lines = log.read_text().splitlines()[before:]
+    assert len(lines) == 2 * len(images)
+    assert log.stat().st_mode & 0o077 == 0
+    logged = server.project.folder / "some.jsonl"
+    cut = lines[0][:100]  # as a full disk leaves it
+    logged.write_text("\n".join([*lines, cut]) + "\n")
+
+    folder = str(server.project.folder / "data" / "test")
+    output = server.project.command("predict", "--replay", str(logged), folder)
+    many = len(lines)
+    assert f"{many} predictions: {many} have the same answer to the last bit, 0 another one, " in (
+        output
+    )
+    assert "0 images were not found, 1 lines are damaged" in output
+    other = json.loads(lines[0])
+    other["prediction"]["probability"] = np.nextafter(other["prediction"]["probability"], 0)
+    logged.write_text("\n".join([json.dumps(other), *lines[1:]]))
+    output = server.project.command("predict", "--replay", str(logged), folder, code=1)
+    assert f"{many - 1} have the same answer to the last bit, 1 another one" in output
+    output = server.project.command("predict", "--replay", str(logged), str(images[0]), code=1)
+    assert "images were not found" in output
+
+    output = server.project.command("drift", "--log", str(log), code=3)
+    assert f"models:/{NAME}/1" in output
+    assert "predictions, " in output
+
+
 def load(server: Server, content: bytes, until: threading.Event) -> Counter:
     """Let four clients ask until the event; count answers: label, version, or the error."""
     found: Counter = Counter()

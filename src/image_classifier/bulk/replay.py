@@ -2,24 +2,29 @@
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from image_classifier.bulk import sources
 from image_classifier.errors import InputError
 
+if TYPE_CHECKING:
+    from image_classifier.classifier import Classifier
+
 MOST_PRINTED = 10
 
 
-def replay(log: Path, places: Sequence[str]) -> int:
+def replay(log: Path, places: Sequence[str], load: Callable[[str], "Classifier"]) -> int:
     """Classify the images of a log again, with the versions that answered; print what differs.
 
     Args:
         log: The file that `serve` has written.
         places: Where the images are: files, folders, addresses of S3.
+        load: Returns the classifier of a version, given by its address.
 
     Returns:
         The exit code: 1 if an answer differs or an image is not found.
@@ -33,7 +38,6 @@ def replay(log: Path, places: Sequence[str]) -> int:
 
     from image_classifier.serving import predictions_log
     from image_classifier.serving.prediction import predictions
-    from image_classifier.tracking.verified_models import load_classifier
 
     records, damaged = predictions_log.read(log)
     if not records:
@@ -43,7 +47,7 @@ def replay(log: Path, places: Sequence[str]) -> int:
     same = printed = 0
     bar = tqdm(total=len(found), desc="Replaying", unit="image", disable=None)
     for model, of_model in groupby(sorted(found, key=lambda r: r.model), lambda r: r.model):
-        classifier, _ = load_classifier(model)
+        classifier = load(model)
         for record in of_model:
             content = sources.read(names[record.sha256])
             outputs = classifier.outputs(classifier.decode(content)[None], record.alone)

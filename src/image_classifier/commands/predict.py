@@ -91,8 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
         if any(options) or arguments.output or arguments.on:
             raise InputError("--replay excludes the other options: the log has all settings.")
         from image_classifier.bulk.replay import replay
+        from image_classifier.tracking.verified_models import load_classifier
 
-        return replay(arguments.replay, arguments.sources)
+        return replay(arguments.replay, arguments.sources, lambda uri: load_classifier(uri)[0])
     if arguments.output:
         if arguments.csv or arguments.explain:
             raise InputError("--output excludes --csv and --explain: they print one by one.")
