@@ -4,6 +4,7 @@ It imports nothing of the project. Each line of its input is a command: where it
 what. It answers each with the exit code. `conftest.Project.python` uses it.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -52,6 +53,7 @@ def run(option: str, name: str, *arguments: str) -> None:
 if __name__ == "__main__":
     for module in LARGE:
         importlib.import_module(module)
+    gc.freeze()  # the forks would copy all of this memory when they end
     wanted = wait_for_commands()
     if wanted:
         become(wanted)
