@@ -177,15 +177,7 @@ def new_project(folder: Path, *overrides: str) -> Project:
             shutil.copy2(ROOT / name, folder / name)
     project = Project(folder)
     project.run("git", "init", "--quiet")
-    params = subprocess.run(
-        [sys.executable, "-m", "image_classifier", "config", *overrides],
-        cwd=folder,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert params.returncode == 0, params.stderr
-    (folder / "params.yaml").write_text(params.stdout)
+    (folder / "params.yaml").write_text(project.command("config", *overrides))
     project.commit()
     return project
 
@@ -321,13 +313,13 @@ def running_server(command: list[str], page: str, project: Project) -> Iterator[
             env=project.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
     try:
-        for _ in range(240):
+        for _ in range(1200):
             try:
                 urllib.request.urlopen(f"{address}/{page}").close()
                 break
             except OSError:
                 assert process.poll() is None, log.read_text()
-                time.sleep(0.5)
+                time.sleep(0.1)
         yield address
     finally:
         process.terminate()

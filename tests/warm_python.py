@@ -13,8 +13,10 @@ import sys
 from types import SimpleNamespace
 
 LARGE = [
-    "cv2", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
-    "optuna", "scipy.stats", "sklearn.metrics", "tensorflow",
+    "cv2", "git", "hydra", "matplotlib.pyplot", "mlflow.pyfunc",
+    "mlflow.store.tracking.sqlalchemy_store", "optuna", "pydantic", "scipy.stats",
+    "sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection", "sklearn.neighbors",
+    "tensorflow",
 ]  # fmt: skip
 
 
