@@ -65,6 +65,10 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
+# of the pretrained models one: `architecture` gives all of them the same backbone
+NETWORKS = [name for name in choices("model") if not name.startswith("pretrained_")]
+
+
 def architecture(name: str) -> list[str]:
     """Return the overrides for a model; without pretrained weights, which would be downloaded."""
     random = ["model.backbone=MobileNetV2", "model.weights=null"]
@@ -182,9 +186,9 @@ def new_project(folder: Path, *overrides: str) -> Project:
     return project
 
 
-def copy_of(project: Project, folder: Path) -> Project:
-    """Copy a project that ran; its MLflow store then names the copy's artifacts."""
-    shutil.copytree(project.folder, folder)
+def copy_of(project: Project, folder: Path, *without: str) -> Project:
+    """Copy a project that ran, without some names; its MLflow store names the copy's artifacts."""
+    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns(*without))
     columns = {
         "experiments": "artifact_location", "runs": "artifact_uri",
         "model_versions": "storage_location", "logged_models": "artifact_location",

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from conftest import architecture, choices
+from conftest import NETWORKS, architecture
 from image_classifier import classifier
 from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
@@ -76,7 +76,7 @@ def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Clas
     assert heat.max() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("name", choices("model"))
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_model_can_be_explained_for_every_class(name: str, classes: int):
     settings = compose.typed(

@@ -58,7 +58,7 @@ class Server:
 @contextmanager
 def limited_server(project: Project, folder: Path, **limits: int) -> Iterator[Server]:
     """Serve the champion of a copy of a project, with these limits instead of the defaults."""
-    copy = copy_of(project, folder)
+    copy = copy_of(project, folder, ".git", ".dvc", "build")
     params = copy.folder / "params.yaml"
     settings = yaml.safe_load(params.read_text())
     settings["serving"] |= limits
