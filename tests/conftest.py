@@ -25,11 +25,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 
 if TYPE_CHECKING:
     import mlflow
+
+    from image_classifier.classifier import Classifier
 
 ROOT = Path(__file__).parents[1]
 # the real configuration with small images and few epochs; the minimums let a weak model pass
@@ -303,6 +306,28 @@ def small_backbone(path: Path, height: int, width: int) -> None:
         x = layers.BatchNormalization()(layers.Conv2D(filters, 3, 2, "same")(x))
         x = layers.ReLU()(x)
     keras.Model(inputs, x).save(path)
+
+
+def taught(dataset: PreparedDataset) -> "Classifier":
+    """Train the default model on the training images of a dataset of small grey images."""
+    import keras  # imports TensorFlow
+
+    from image_classifier.classifier import Classifier, Metadata
+    from image_classifier.training import architectures, batches
+    from image_classifier.training.compilation import compile_for_training
+
+    keras.utils.set_random_seed(0)
+    height, width = dataset.images.shape[1:3]
+    settings = compose.config_of(
+        f"image.height={height}", f"image.width={width}", "image.channels=1",
+        "model.stem_stride=2", "training.batch_size=16",
+    )  # fmt: skip
+    model = architectures.build(settings.model, settings.image.shape, 2)
+    epochs, steps = 12, batches.steps_per_epoch(len(dataset.indices("train")), 16)
+    compile_for_training(model, settings.optimizer, settings.training, steps * epochs)
+    data = batches.training_batches(dataset, settings, range(epochs))
+    model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
+    return Classifier(model, Metadata(dataset.classes, 0.5, 1.0, height, width, 1, ""))
 
 
 @contextmanager
