@@ -25,11 +25,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 
 if TYPE_CHECKING:
     import mlflow
+
+    from image_classifier.classifier import Classifier
 
 ROOT = Path(__file__).parents[1]
 # the real configuration with small images and few epochs; the minimums let a weak model pass
@@ -48,9 +51,11 @@ OUTPUT = "runs/dvc_repro.txt"  # what the pipeline of `project` printed
 # The files that take longest start first, so that both processes end at about the same time. The
 # second one needs no `project`: it runs while the other process makes the project.
 LONGEST = [
-    "test_pipeline", "test_datasets", "test_sweep", "test_search", "test_train", "test_promote",
-    "test_kill", "test_tracking_outage", "test_cross_validation", "test_dicom", "test_tracking",
-    "test_reproduce", "test_serving", "test_concurrency", "test_go_on",
+    "test_pipeline", "test_datasets", "test_sweep", "test_search", "test_promote", "test_train",
+    "test_kill", "test_dataset_command", "test_reproduce", "test_cross_validation", "test_dicom",
+    "test_tracking_outage", "test_tracking", "test_dvc_yaml", "test_go_on", "test_model_files",
+    "test_training", "test_serving", "test_serving_attacks", "test_concurrency", "test_external",
+    "test_dvc_cache", "test_heat_maps", "test_secrets", "test_unequal", "test_full_disk",
 ]  # fmt: skip
 
 
@@ -63,6 +68,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def choices(group: str) -> list[str]:
     """Return the names of the files in a folder of conf/."""
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+# of the pretrained models one: `architecture` gives all of them the same backbone
+NETWORKS = [name for name in choices("model") if not name.startswith("pretrained_")]
 
 
 def architecture(name: str) -> list[str]:
@@ -177,22 +186,14 @@ def new_project(folder: Path, *overrides: str) -> Project:
             shutil.copy2(ROOT / name, folder / name)
     project = Project(folder)
     project.run("git", "init", "--quiet")
-    params = subprocess.run(
-        [sys.executable, "-m", "image_classifier", "config", *overrides],
-        cwd=folder,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert params.returncode == 0, params.stderr
-    (folder / "params.yaml").write_text(params.stdout)
+    (folder / "params.yaml").write_text(project.command("config", *overrides))
     project.commit()
     return project
 
 
-def copy_of(project: Project, folder: Path) -> Project:
-    """Copy a project that ran; its MLflow store then names the copy's artifacts."""
-    shutil.copytree(project.folder, folder)
+def copy_of(project: Project, folder: Path, *without: str) -> Project:
+    """Copy a project that ran, without some names; its MLflow store names the copy's artifacts."""
+    shutil.copytree(project.folder, folder, ignore=shutil.ignore_patterns(*without))
     columns = {
         "experiments": "artifact_location", "runs": "artifact_uri",
         "model_versions": "storage_location", "logged_models": "artifact_location",
@@ -309,6 +310,28 @@ def small_backbone(path: Path, height: int, width: int) -> None:
     keras.Model(inputs, x).save(path)
 
 
+def taught(dataset: PreparedDataset) -> "Classifier":
+    """Train the default model on the training images of a dataset of small grey images."""
+    import keras  # imports TensorFlow
+
+    from image_classifier.classifier import Classifier, Metadata
+    from image_classifier.training import architectures, batches
+    from image_classifier.training.compilation import compile_for_training
+
+    keras.utils.set_random_seed(0)
+    height, width = dataset.images.shape[1:3]
+    settings = compose.config_of(
+        f"image.height={height}", f"image.width={width}", "image.channels=1",
+        "model.stem_stride=2", "training.batch_size=16",
+    )  # fmt: skip
+    model = architectures.build(settings.model, settings.image.shape, 2)
+    epochs, steps = 12, batches.steps_per_epoch(len(dataset.indices("train")), 16)
+    compile_for_training(model, settings.optimizer, settings.training, steps * epochs)
+    data = batches.training_batches(dataset, settings, range(epochs))
+    model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
+    return Classifier(model, Metadata(dataset.classes, 0.5, 1.0, height, width, 1, ""))
+
+
 @contextmanager
 def running_server(command: list[str], page: str, project: Project) -> Iterator[str]:
     """Run a server on a free port, added to the command, in a folder; yield its address."""
@@ -321,13 +344,13 @@ def running_server(command: list[str], page: str, project: Project) -> Iterator[
             env=project.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
     try:
-        for _ in range(240):
+        for _ in range(1200):
             try:
                 urllib.request.urlopen(f"{address}/{page}").close()
                 break
             except OSError:
                 assert process.poll() is None, log.read_text()
-                time.sleep(0.5)
+                time.sleep(0.1)
         yield address
     finally:
         process.terminate()

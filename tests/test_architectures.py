@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from conftest import architecture, choices
+from conftest import NETWORKS, architecture
 from image_classifier.config import compose
 from image_classifier.training import architectures
 from image_classifier.training.balanced_accuracy import BalancedAccuracy
@@ -34,7 +34,7 @@ def test_the_articles_model_has_the_articles_parameters_and_layers():
     ]
 
 
-@pytest.mark.parametrize("name", choices("model"))
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("classes", [2, 5])
 def test_two_classes_give_one_probability_and_more_give_one_each(name: str, classes: int):
     model = build(*architecture(name), "image.height=32", "image.width=40", classes=classes)

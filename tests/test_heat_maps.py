@@ -2,18 +2,16 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-from conftest import architecture, choices
+from conftest import NETWORKS, architecture, taught
 from image_classifier import classifier
 from image_classifier.config import compose
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 from image_classifier.evaluation import heat_maps
-from image_classifier.training import architectures, batches
-from image_classifier.training.compilation import compile_for_training
+from image_classifier.training import architectures
 from phantoms.drawing import phantom
 
 LEFT, RIGHT = (0.3, 0.5), (0.7, 0.5)
@@ -28,7 +26,6 @@ def picture(index: int, centre: tuple[float, float] | None) -> np.ndarray:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
     """The default model, taught on phantoms with one opacity at either side, or none."""
-    keras.utils.set_random_seed(0)
     images, labels = [], []
     for index in range(160):
         label = index % 2
@@ -42,18 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
         )
         for i, x in enumerate(labels)
     ]
-    dataset = PreparedDataset(rows, file, np.array(labels), ["0", "1"], "", {})
-    settings = compose.config_of(
-        f"image.height={SIDE}", f"image.width={SIDE}", "image.channels=1", "model.stem_stride=2",
-    )  # fmt: skip
-    model = architectures.build(settings.model, settings.image.shape, 2)
-    epochs, steps = 12, batches.steps_per_epoch(160, 16)
-    compile_for_training(model, settings.optimizer, settings.training, steps * epochs)
-    data = batches.training_batches(dataset, settings, range(epochs))
-    model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
-    return classifier.Classifier(
-        model, classifier.Metadata(["0", "1"], 0.5, 1.0, SIDE, SIDE, 1, "")
-    )
+    return taught(PreparedDataset(rows, file, np.array(labels), ["0", "1"], "", {}))
 
 
 def test_the_heat_moves_with_the_opacity(trained: classifier.Classifier):
@@ -76,7 +62,7 @@ def test_a_heat_map_has_the_images_size_and_reaches_one(trained: classifier.Clas
     assert heat.max() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("name", choices("model"))
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_model_can_be_explained_for_every_class(name: str, classes: int):
     settings = compose.typed(

@@ -141,7 +141,9 @@ def test_a_request_can_have_its_own_threshold(server: Server, images: list[Path]
         assert (status, "threshold" in json.loads(answer)["message"]) == (400, True)
 
 
-def test_a_heat_map_the_model_and_its_card_can_be_asked_for(server: Server, images: list[Path]):
+def test_a_heat_map_the_model_and_its_card_can_be_asked_for(
+    project: Project, server: Server, images: list[Path]
+):
     status, headers, answer = send(server, "POST", "/explain", images[0].read_bytes())
     assert (status, headers["content-type"]) == (200, "image/png")
     with Image.open(io.BytesIO(answer)) as heat_map:
@@ -153,7 +155,7 @@ def test_a_heat_map_the_model_and_its_card_can_be_asked_for(server: Server, imag
     assert b"<h1>Model card: synthetic-xray-classifier/1</h1>" in card[2]
     assert b"<table>" in card[2]
     report = send(server, "GET", "/report")
-    assert report[2].decode() == (server.project.folder / "build/evaluate/report.html").read_text()
+    assert report[2].decode() == (project.folder / "build/evaluate/report.html").read_text()
     for page in (card, report, send(server, "GET", "/")):
         assert page[0] == 200
         assert "default-src 'self'" in page[1]["content-security-policy"]
@@ -287,9 +289,13 @@ def test_the_log_of_predictions_can_be_replayed_and_tested_for_drift(
     output = server.project.command("predict", "--replay", str(logged), str(images[0]), code=1)
     assert "images were not found" in output
 
-    output = server.project.command("drift", "--log", str(log), code=3)
-    assert f"models:/{NAME}/1" in output
-    assert "predictions, " in output
+    logged.write_text("\n".join(lines[: len(images)]))
+    output = server.project.command("drift", "--log", str(logged), "--last", "20")
+    assert (
+        f"{len(images)} predictions, {len(images)} of them by models:/{NAME}/1; 0 lines" in output
+    )
+    assert "20 images, compared with" in output
+    assert "No difference was found" in output
 
 
 def load(server: Server, content: bytes, until: threading.Event) -> Counter:

@@ -16,6 +16,7 @@ from conftest import SHRUNK, Project, children, copy_of, parent_of
 from image_classifier.tracking import runs
 
 SMALL = [*SHRUNK, "training.epochs=1"]
+NOT_STORED = "tracking.register_models=none"  # saves time
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +120,11 @@ def test_every_launcher_gives_the_same_weights(swept: Project, launcher: str):
 
 
 def test_without_registration_only_metrics_are_stored(swept: Project):
-    output = swept.command("train", "--multirun", *SMALL, "tracking.register_models=none",
-                          "training.seed=20")  # fmt: skip
+    output = swept.command("train", "--multirun", *SMALL, NOT_STORED, "training.seed=20")
     (run,) = children(swept, parent_of(output))
     assert not run.outputs.model_outputs
     assert "best_val_loss" in run.data.metrics
-    output = swept.command("train", *SMALL, "tracking.register_models=none", code=1)
+    output = swept.command("train", *SMALL, NOT_STORED, code=1)
     assert "is for sweeps" in output
 
 
@@ -167,7 +167,7 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
 
 def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
     command = [sys.executable, "-m", "image_classifier", "train", "--multirun", *SMALL]
-    command += ["training.seed=30"]
+    command += ["training.seed=30", NOT_STORED]
     before = len(list(swept.folder.glob("runs/*.lock")))
     first = subprocess.Popen(
         command, cwd=swept.folder, env=swept.environment,
@@ -256,8 +256,9 @@ def test_hundreds_of_overrides_and_a_long_one_close_well(swept: Project):
     words = [f"optimizer.learning_rate=0.001{number:03}" for number in range(400)]
     note = "n" * 9000
     output = swept.command(
-        "train", "--multirun", *SMALL, *words, f"dataset.note={note}", "training.seed=41"
-    )
+        "train", "--multirun", *SMALL, NOT_STORED, *words, f"dataset.note={note}",
+        "training.seed=41",
+    )  # fmt: skip
     assert "1 jobs finished, 0 failed" in output
     client = mlflow.MlflowClient(swept.store)
     parent = client.get_run(parent_of(output))
@@ -296,6 +297,6 @@ def test_a_job_that_another_sweep_finished_is_not_trained_again(swept: Project):
     text = code.read_text()
     code.write_text(f"{text}# changed\n")
     output = swept.command("train", "--multirun", *SMALL, "training.threads=1",
-                          "model.dropout=0.1", "tracking.register_models=none")  # fmt: skip
+                          "model.dropout=0.1", NOT_STORED)  # fmt: skip
     code.write_text(text)
     assert "Finished already" not in output

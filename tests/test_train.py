@@ -7,6 +7,8 @@ import pytest
 
 from conftest import SHRUNK, Project
 
+NOT_STORED = "tracking.register_models=none"  # saves time
+
 
 @pytest.fixture(scope="module")
 def sweep(project: Project) -> str:
@@ -84,7 +86,7 @@ def test_a_sweep_ends_with_the_command_that_adopts_the_best(project: Project, sw
 def test_a_failing_job_does_not_stop_the_others(project: Project):
     output = project.command(
         "train", "--multirun", *SHRUNK, "training.epochs=1",
-        "training.mixed_precision=true,false", code=1,
+        "training.mixed_precision=true,false", NOT_STORED, code=1,
     )  # fmt: skip
     assert "1 jobs finished, 1 failed" in output
     parent = mlflow.MlflowClient(project.store).get_run(re.search(r"Sweep (\w+):", output)[1])
@@ -104,7 +106,7 @@ def test_a_sweep_over_settings_outside_the_training_is_refused(project: Project,
 def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run_and_another_seed_others(
     project: Project,
 ):
-    output = project.command("train", "--multirun", *SHRUNK, "training.seed=5,0")
+    output = project.command("train", "--multirun", *SHRUNK, NOT_STORED, "training.seed=5,0")
     parent = re.search(r"Sweep (\w+): 2 jobs finished", output)[1]
     client = mlflow.MlflowClient(project.store)
     jobs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")

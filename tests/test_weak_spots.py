@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-from image_classifier.classifier import Classifier, Metadata
-from image_classifier.config import compose
+from conftest import taught
+from image_classifier.classifier import Classifier
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow
 from image_classifier.evaluation import report_texts
@@ -27,8 +26,6 @@ from image_classifier.evaluation.weak_spots import (
     kinds_by_manifest,
     thirds,
 )
-from image_classifier.training import architectures, batches
-from image_classifier.training.compilation import compile_for_training
 from phantoms.drawing import phantom
 
 SIDE, PLACE = 48, [(0.3, 0.5)]  # small phantoms, with an opacity always at one place
@@ -208,21 +205,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared
 @pytest.fixture(scope="module")
 def trained(phantoms: Callable[..., PreparedDataset]) -> Classifier:
     """The default model, taught on the training phantoms."""
-    keras.utils.set_random_seed(0)
-    dataset = phantoms(lambda images: images, named=False)
-    train = dataset.indices("train")
-    dataset = replace(
-        dataset, rows=[dataset.rows[row] for row in train], labels=dataset.labels[train]
-    )
-    settings = compose.config_of(
-        f"image.height={SIDE}", f"image.width={SIDE}", "image.channels=1", "model.stem_stride=2",
-    )  # fmt: skip
-    model = architectures.build(settings.model, settings.image.shape, 2)
-    epochs, steps = 12, batches.steps_per_epoch(160, 16)
-    compile_for_training(model, settings.optimizer, settings.training, steps * epochs)
-    data = batches.training_batches(dataset, settings, range(epochs))
-    model.fit(data, steps_per_epoch=steps, epochs=epochs, verbose=0)
-    return Classifier(model, Metadata(["0", "1"], 0.5, 1.0, SIDE, SIDE, 1, ""))
+    return taught(phantoms(lambda images: images, named=False))
 
 
 def spots_of(dataset: PreparedDataset, classifier: Classifier) -> WeakSpots:

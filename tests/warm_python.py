@@ -4,6 +4,7 @@ It imports nothing of the project. Each line of its input is a command: where it
 what. It answers each with the exit code. `conftest.Project.python` uses it.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -12,8 +13,10 @@ import sys
 from types import SimpleNamespace
 
 LARGE = [
-    "cv2", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
-    "optuna", "scipy.stats", "sklearn.metrics", "tensorflow",
+    "cv2", "git", "hydra", "matplotlib.pyplot", "mlflow.pyfunc",
+    "mlflow.store.tracking.sqlalchemy_store", "optuna", "pydantic", "scipy.stats",
+    "sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection", "sklearn.neighbors",
+    "tensorflow",
 ]  # fmt: skip
 
 
@@ -52,6 +55,7 @@ def run(option: str, name: str, *arguments: str) -> None:
 if __name__ == "__main__":
     for module in LARGE:
         importlib.import_module(module)
+    gc.freeze()  # the forks would copy all of this memory when they end
     wanted = wait_for_commands()
     if wanted:
         become(wanted)

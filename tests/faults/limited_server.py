@@ -62,7 +62,7 @@ def limited_server(
     project: Project, folder: Path, workers: int = 1, **settings: object
 ) -> Iterator[Server]:
     """Serve the champion of a copy of a project, with these settings instead of the defaults."""
-    copy = copy_of(project, folder)
+    copy = copy_of(project, folder, ".git", ".dvc", "build")
     params = copy.folder / "params.yaml"
     all_settings = yaml.safe_load(params.read_text())
     all_settings["serving"] |= settings

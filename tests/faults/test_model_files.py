@@ -31,8 +31,8 @@ SERVE = [sys.executable, "-m", "image_classifier", "serve"]
 
 @pytest.fixture
 def stored(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Path]]:
-    """A copy of the project, and the folder of its stored model."""
-    copy = copy_of(project, tmp_path / "project")
+    """A copy of the project, of what serving needs, and the folder of its stored model."""
+    copy = copy_of(project, tmp_path / "project", ".git", ".dvc", "build")
     place = mlflow.MlflowClient(copy.store).get_model_version_download_uri(NAME, "1")
     yield copy, Path(place.removeprefix("file://"))
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -76,6 +77,11 @@ def gate(tracking_server: str) -> Iterator[Gate]:
     gate.close()
 
 
+def files_of_epochs(project: Project) -> set[Path]:
+    """Return the files that unfinished trainings wrote after their epochs."""
+    return set(project.folder.glob("runs/unfinished/*/epoch-*.npz"))
+
+
 def runs_of(server: str, seed: int) -> list:
     client = mlflow.MlflowClient(server)
     experiment = client.get_experiment_by_name("image-classifier")
@@ -116,17 +122,15 @@ def test_the_rest_is_uploaded_once_after_a_server_failed_during_a_training(
     project: Project, tracking_server: str, gate: Gate
 ):
     gate.open()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "image_classifier", "train", *TRAIN, "training.seed=101"],
-        cwd=project.folder, env=project.environment | IMPATIENT | {"MLFLOW_TRACKING_URI": gate.url},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    output = ""
-    for line in process.stdout:
-        output += line
-        if "Epoch 2/4" in line:
-            gate.close()
-    assert process.wait() == 1
+    environment = {"MLFLOW_TRACKING_URI": gate.url, **IMPATIENT}
+    before = files_of_epochs(project)
+    with ThreadPoolExecutor(1) as pool:
+        command = ["train", *TRAIN, "training.seed=101"]
+        training = pool.submit(project.command, *command, code=1, **environment)
+        while not files_of_epochs(project) - before and not training.done():
+            time.sleep(0.01)
+        gate.close()  # in the second epoch
+        output = training.result()
     assert "does not answer" in output
     assert "Epoch 4/4" in output
     gate.open()

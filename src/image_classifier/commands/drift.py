@@ -68,9 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.evaluation import drift
     from image_classifier.known_images import NOT_KNOWN, join
+    from image_classifier.serving.predictions_log import Record
     from image_classifier.tracking.verified_models import check_version, load_classifier
 
-    logged = []
+    logged: list[Record] = []
     if arguments.log:
         logged, name = logged_by(
             arguments.log, arguments.last, arguments.model and check_version(arguments.model)
@@ -125,7 +126,7 @@ def logged_by(log: Path, last: int, model: str | None) -> tuple[list["Record"], 
     records, damaged = predictions_log.read(log)
     if not records:
         raise InputError(
-            f"{log} has no prediction: does the setting serving.predictions_log name it?"
+            f"{log} has no prediction. The setting serving.predictions_log names the log."
         )
     model = model or records[-1].model
     chosen = [record for record in records if record.model == model]

@@ -70,7 +70,7 @@ class PredictionsLog:
         """
         lines = []
         for index, prediction in enumerate(found.predictions):
-            features, _, pixels = (values[index] for values in found.outputs)
+            _, features, pixels = (values[index] for values in found.outputs)
             line = {
                 "time": now(),
                 "model": model,
