@@ -291,9 +291,7 @@ def test_the_log_of_predictions_can_be_replayed_and_tested_for_drift(
 
     logged.write_text("\n".join(lines[: len(images)]))
     output = server.project.command("drift", "--log", str(logged), "--last", "20")
-    assert (
-        f"{len(images)} predictions, {len(images)} of them by models:/{NAME}/1; 0 lines" in output
-    )
+    assert f"{len(images)} predictions, {len(images)} of them by models:/{NAME}/1; 0 " in output
     assert "20 images, compared with" in output
     assert "No difference was found" in output
 
@@ -331,8 +329,10 @@ def test_a_new_champion_is_served_without_a_lost_request(
         asking = pool.submit(load, server, content, ended)
         client.set_registered_model_alias(NAME, "champion", "2")
         second = {f"models:/{NAME}/2"}
-        wait(lambda: {classify(server, content)[1] for _ in range(12)} == second)
-        ended.set()
+        try:
+            wait(lambda: {classify(server, content)[1] for _ in range(12)} == second)
+        finally:
+            ended.set()
         found = asking.result()
     assert "connection lost" not in found
     assert {answer[0] for answer in found} == {before[0]["label"]}
@@ -364,12 +364,14 @@ def test_a_killed_process_is_replaced_and_no_answer_is_wrong(server: Server, ima
     ended = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(load, server, content, ended)
-        time.sleep(1)
-        workers = {child.pid for child in server.process.children() if is_worker(child)}
-        assert len(workers) == 2
-        os.kill(min(workers), signal.SIGKILL)
-        wait(lambda: new_workers(server, workers) == 1)
-        ended.set()
+        try:
+            time.sleep(1)
+            workers = {child.pid for child in server.process.children() if is_worker(child)}
+            assert len(workers) == 2
+            os.kill(min(workers), signal.SIGKILL)
+            wait(lambda: new_workers(server, workers) == 1)
+        finally:
+            ended.set()
         found = asking.result()
     answers = [one for one in found if one != "connection lost"]
     assert {answer[0] for answer in answers} == {expected["label"]}
@@ -380,7 +382,10 @@ def test_a_killed_process_is_replaced_and_no_answer_is_wrong(server: Server, ima
 
 
 def is_worker(process: psutil.Process) -> bool:
-    return "spawn_main" in " ".join(process.cmdline())
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
 
 
 def new_workers(server: Server, old: set[int]) -> int:

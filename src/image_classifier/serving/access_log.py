@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 
 from image_classifier.serving import metrics
@@ -54,4 +55,6 @@ class Logged:
                     "user_agent": headers.get(b"user-agent", b"").decode("latin-1"),
                     "process": os.getpid(),
                 }
-                print(json.dumps(line), flush=True)
+                # in one piece: other processes print, too
+                sys.stdout.write(json.dumps(line) + "\n")
+                sys.stdout.flush()
