@@ -8,6 +8,7 @@ and so has FILE.
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -128,7 +129,9 @@ def begin(
         with FileLock(work / "lock", timeout=0):
             _check_settings(work, settings)
             if not (work / FILES).exists():
-                _list(find(), work / FILES)
+                own = f"{work.absolute()}{os.sep}"  # the folder may be among the sources
+                names = (name for name in find() if not str(Path(name).absolute()).startswith(own))
+                _list(names, work / FILES)
             with (work / FILES).open() as lines:
                 total = sum(1 for _ in lines)
             if not total:
