@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=probability,
-        help="how much a probability may differ, 0 to 1; default: 0.0001, with --int8 0.1",
+        help="how much a probability may differ, 0 to 1; default: 0.0001, with --int8 0.1, for a "
+        "model that computes with 16 bits 0.01",
     )
 
 
@@ -73,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     classifier, version = load_classifier(uri)
     require_fitting(config, dataset, classifier.metadata)
-    limits = parity.INT8 if arguments.int8 else parity.FLOAT
+    half = convert.computes_in_half(classifier.model)
+    limits = parity.INT8 if arguments.int8 else parity.HALF if half else parity.FLOAT
     if arguments.limit is not None:
         limits = limits._replace(difference=arguments.limit)
     training = dataset.indices("train")
@@ -100,9 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
         if card:
             (new / "model_card.md").write_text(card)
 
-        _, runtime = program.load(new)
-        answers = parity.compare(classifier, runtime, facts["decoding"], dataset)
         pixels = dataset.images[parity.spread(dataset.indices("test"), parity.TIMED)]
+        runtime = parity.load(new, pixels[:2])
+        answers = parity.compare(classifier, runtime, facts["decoding"], dataset)
         measured = parity.measure(classifier, model, runtime, file, answers, pixels, limits)
         originals = golden.write(
             new / "golden", dataset, answers.expected, facts["decoding"], limits.difference

@@ -1,11 +1,13 @@
 """Turns a classifier into one graph from pixels to probabilities, and writes it as a file."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -27,11 +29,13 @@ def answering_model(classifier: Classifier) -> keras.Model:
     classes). The mirror image and the temperature are part of it.
     """
     metadata = classifier.metadata
+    model = in_float32(classifier.model) if computes_in_half(classifier.model) else classifier.model
+    _use_constants(model)
     shape = metadata.height, metadata.width, metadata.channels
     images = keras.Input(shape, dtype="uint8", name="image")
-    x = classifier.model(images, training=False)
+    x = model(images, training=False)
     if metadata.flip:
-        x = (x + classifier.model(images[:, :, ::-1], training=False)) / 2
+        x = (x + model(images[:, :, ::-1], training=False)) / 2
     if x.shape[1] == 1:
         x = ops.concatenate([1 - x, x], axis=1)
     if metadata.temperature != 1:
@@ -39,6 +43,37 @@ def answering_model(classifier: Classifier) -> keras.Model:
         powers = ops.power(x / ops.max(x, axis=1, keepdims=True), 1 / metadata.temperature)
         x = powers / ops.sum(powers, axis=1, keepdims=True)
     return keras.Model(images, x)
+
+
+def computes_in_half(model: keras.Model) -> bool:
+    """Return whether a model was trained to compute with numbers of 16 bits."""
+    return any(layer.compute_dtype == "float16" for layer in model.layers)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy of a model that computes with numbers of 32 bits: LiteRT has no others."""
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        settings = layer.get_config()
+        if not isinstance(layer, keras.layers.InputLayer):
+            settings["dtype"] = "float32"
+        return type(layer).from_config(settings)
+
+    copy = keras.models.clone_model(model, clone_function=copied)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _use_constants(model: keras.Model) -> None:
+    """Let normalisation layers keep their numbers as arrays.
+
+    They have tensors, which tf2onnx takes for inputs of the model.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _use_constants(layer)
+        elif isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
 
 def convert(
@@ -72,6 +107,7 @@ def convert(
             options["optimizations"] = [tf.lite.Optimize.DEFAULT]
             options["representative_dataset"] = samples
         options["target_spec"] = {"supported_ops": operations}
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # warns of optimizations that it skips
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # Keras repairs tf2onnx for NumPy 2
@@ -80,5 +116,5 @@ def convert(
         raise
     except Exception as error:  # each converter has types of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The model cannot be written as {kind} ({reason}).") from error
+        raise InputError(f"The model cannot be written as {kind} ({reason[:300]}).") from error
     return path

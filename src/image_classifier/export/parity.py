@@ -5,7 +5,7 @@ import io
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from image_classifier.classifier import BATCH, Classifier, Probabilities
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.images import Pixels
 from image_classifier.data.manifest import ImageRow
+from image_classifier.errors import InputError
 from image_classifier.export import run
 from image_classifier.project import paths
 from image_classifier.project.files import read_bytes
@@ -38,8 +39,9 @@ class Limits(NamedTuple):
     changed: float
 
 
-# INT8 has 256 values for a probability, and each layer rounds
-FLOAT, INT8 = Limits(1e-4, 0), Limits(0.1, 0.01)
+FLOAT = Limits(1e-4, 0)
+HALF = Limits(0.01, 0.01)  # the original model computes with 16 bits, the export with 32
+INT8 = Limits(0.1, 0.01)  # a probability has 256 values, and each layer rounds
 
 
 class FromFile(NamedTuple):
@@ -155,6 +157,24 @@ def read_file(row: ImageRow, rules: Mapping[str, Any]) -> FromFile | None:
         return FromFile(content, None, str(error))
 
 
+def load(folder: Path, pixels: Pixels) -> run.Runtime:
+    """Return the model of an exported folder, as `run.py` loads it.
+
+    Args:
+        folder: The exported folder.
+        pixels: Images to try it with: uint8 of shape (images, height, width, channels).
+
+    Raises:
+        InputError: it does not run.
+    """
+    try:
+        _, runtime = run.load(folder)
+        runtime(pixels)
+    except Exception as error:  # each runtime has types of its own
+        raise InputError(f"The exported model does not run ({error}).") from error
+    return runtime
+
+
 def compare(
     classifier: Classifier,
     runtime: run.Runtime,
@@ -234,10 +254,8 @@ def measure(
         problems += of_files.problems(limits, "files that run.py decodes")
     weights = sum(values.nbytes for values in classifier.model.get_weights())
     size = sum(part.stat().st_size for part in [file, *file.rglob("*")] if part.is_file())
-    before = Cost(weights, milliseconds(graph_of(model), pixels))
-    return Measured(
-        same, of_files, before, Cost(size, milliseconds(runtime, pixels)), limits, problems
-    )
+    before, after = milliseconds([graph_of(model), runtime], pixels)
+    return Measured(same, of_files, Cost(weights, before), Cost(size, after), limits, problems)
 
 
 def difference(classifier: Classifier, expected: Probabilities, found: Probabilities) -> Difference:
@@ -246,14 +264,18 @@ def difference(classifier: Classifier, expected: Probabilities, found: Probabili
     return Difference(len(expected), float(np.abs(expected - found).max()), int(changed.sum()))
 
 
-def milliseconds(runtime: run.Runtime, pixels: Pixels) -> float:
-    """Return the median time to classify one image at a time, in milliseconds."""
-    seconds = []
+def milliseconds(runtimes: Sequence[run.Runtime], pixels: Pixels) -> list[float]:
+    """Return the median time to classify one image at a time, in milliseconds, of each runtime.
+
+    They take turns, so that other work on the machine slows all of them.
+    """
+    seconds: list[list[float]] = [[] for _ in runtimes]
     for image in [*pixels[:WARM_UP], *pixels]:
-        start = time.perf_counter()
-        runtime(image[None])
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds[WARM_UP:])
+        for runtime, times in zip(runtimes, seconds, strict=True):
+            start = time.perf_counter()
+            runtime(image[None])
+            times.append(time.perf_counter() - start)
+    return [1000 * statistics.median(times[WARM_UP:]) for times in seconds]
 
 
 def graph_of(model: keras.Model) -> run.Runtime:

@@ -43,10 +43,14 @@ class Export:
         return self.kind + "_int8" * bool(self.representatives)
 
     @property
+    def kind_name(self) -> str:
+        """The name of the format for people, such as `LiteRT INT8`."""
+        return NAMES[self.kind] + " INT8" * bool(self.representatives)
+
+    @property
     def title(self) -> str:
-        """The version and the form, such as `xray-classifier/1 as LiteRT INT8`."""
-        form = NAMES[self.kind] + " INT8" * bool(self.representatives)
-        return f"{self.uri.removeprefix('models:/')} as {form}"
+        """The version and the format, such as `xray-classifier/1 as LiteRT INT8`."""
+        return f"{self.uri.removeprefix('models:/')} as {self.kind_name}"
 
 
 def model_facts(export: Export) -> dict[str, Any]:
@@ -111,7 +115,8 @@ def readme(export: Export, originals: int) -> str:
     return f"""{note}# {export.title}
 
 `{FILES[export.kind]}` takes uint8 pixels of shape (images, {shape}), 0 to 255, and returns the
-probabilities of {names}: float32 of shape (images, {len(metadata.classes)}). {answer}
+probabilities of {names}: float32 of shape (images, {len(metadata.classes)}).
+{answer}
 
 ```bash
 pip install {packages}
@@ -119,8 +124,9 @@ python run.py --check        # the images in golden/ get the expected probabilit
 python run.py chest.jpg      # CSV
 ```
 
-`parity.md` says how the answers differ from those of the original model. `model.json` has classes,
-threshold and the rules of decoding.
+`parity.md` says how the answers differ from those of the original model; `model_card.md`, of a
+model that was evaluated, how good that is. `model.json` has classes, threshold and the rules of
+decoding.
 
 ## From a file to pixels
 
@@ -180,8 +186,9 @@ def parity(export: Export, answers: Answers, measured: Measured) -> str:
     ]
     table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
     ranges = (
-        f"The layers compute with integers of 8 bits; {export.representatives} training images, "
-        f"evenly spread over the classes, gave their ranges.\n\n"
+        f"The layers compute with integers of 8 bits, in the ranges that {export.representatives} "
+        f"training images of all classes need. Input and output are not quantised for the caller: "
+        f"uint8 pixels, float32 probabilities.\n\n"
         if export.representatives
         else ""
     )
@@ -189,7 +196,7 @@ def parity(export: Export, answers: Answers, measured: Measured) -> str:
 
 {verdict}
 
-| {model.images} test images | Keras | {export.title.split(" as ")[1]} | limit |
+| {model.images} test images | Keras | {export.kind_name} | limit |
 |---|---|---|---|
 {table}
 
