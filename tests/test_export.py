@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, Project, copy_of
-from image_classifier.commands.export import require_possible
+from image_classifier.commands.export import origin, require_fitting, require_possible
+from image_classifier.config.compose import load
 from image_classifier.data import images
+from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.export import run
@@ -143,6 +146,25 @@ def test_it_refuses_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=r"onnxruntime: pip install 'image-classifier\[export\]'"):
         possible("onnx")
     possible("litert", int8=True)
+
+
+def test_other_images_than_those_of_the_model_are_said_or_refused(
+    project: Project, dataset: PreparedDataset, capsys: pytest.CaptureFixture[str]
+):
+    from image_classifier.classifier import Metadata
+    from image_classifier.tracking.registry import Version
+
+    config = load(project.folder / "params.yaml")
+    metadata = Metadata(dataset.classes, 0.5, 1, *config.image.shape, decoder=2)
+    require_fitting(config, dataset, metadata)
+    with pytest.raises(InputError, match="does not fit the prepared images"):
+        require_fitting(config, dataset, replace(metadata, height=50))
+    with pytest.raises(InputError, match="does not fit the prepared images"):
+        require_fitting(config, dataset, replace(metadata, scale=(0.0, 4095.0)))
+    sentence, note = origin(config, dataset, Version("m", "1", "r", {"manifest_digest": "other"}))
+    assert "was not trained with the images in build/" in capsys.readouterr().err
+    assert sentence.startswith("Other images than those")
+    assert note == ""  # the remark is on the images here
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
