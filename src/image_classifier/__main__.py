@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": "classify image files",
     "seen": "tell which trainings have used an image",
     "drift": "test whether new images come from where the training images came from",
+    "export": "write a model as ONNX, LiteRT or SavedModel, to run without this package",
     "serve": "classify images over HTTP",
     "summary": "show the results of the pipeline, and what to do next",
     "adopt": "make the settings of a run the defaults",

@@ -1,0 +1,31 @@
+"""Exported models in MLflow: files of a version's run, and a tag that names them."""
+
+from pathlib import Path
+
+import mlflow
+
+from image_classifier.tracking.registry import Version, tag_version
+
+
+def log_export(version: Version, folder: Path, form: str) -> str:
+    """Store an exported folder with the run of its version; return its address.
+
+    The version gets the tag `export_FORM` with the address.
+
+    Args:
+        version: The version that was exported.
+        folder: What was exported.
+        form: Such as `onnx` or `litert_int8`.
+    """
+    # below the version: a run may have several, with other thresholds
+    place = f"export/{version.name}/{version.version}/{form}"
+    mlflow.MlflowClient().log_artifacts(version.run_id, str(folder), place)
+    address = f"runs:/{version.run_id}/{place}"
+    tag_version(version, {f"export_{form}": address})
+    return address
+
+
+def model_card(version: Version) -> str:
+    """Return the model card of a version, its description; empty for one without."""
+    found = mlflow.MlflowClient().get_model_version(version.name, version.version)
+    return found.description or ""
