@@ -151,12 +151,13 @@ def serve(name: str, limits: Serving, port: socket.socket, on_ready: Callable[[s
     """
     import uvicorn
 
-    from image_classifier.serving.application import Current, application
+    from image_classifier.serving.application import Current, application, warm_up
     from image_classifier.serving.protocol import TimedProtocol
 
     current = Current(load_served(name, limits))
+    app = application(current, limits)
     settings = uvicorn.Config(
-        application(current, limits),
+        app,
         http=TimedProtocol,
         loop="asyncio",
         ws="none",
@@ -171,6 +172,8 @@ def serve(name: str, limits: Serving, port: socket.socket, on_ready: Callable[[s
     )
 
     async def answer() -> None:
+        for _ in range(3):
+            await warm_up(app, current.served.service.example())
         following = asyncio.ensure_future(follow(current, name, limits))
         try:
             port.listen(BACKLOG)

@@ -24,7 +24,7 @@ from image_classifier.config.schema import Probability, Serving
 from image_classifier.project import paths
 from image_classifier.serving import forms, invocations, metrics
 from image_classifier.serving.access_log import Logged
-from image_classifier.serving.body import App, LimitedBodies, too_busy
+from image_classifier.serving.body import LimitedBodies, Message, too_busy
 from image_classifier.serving.errors import Disconnected, Refusal
 from image_classifier.serving.image_service import BadRequest, ImageService
 from image_classifier.serving.prediction import Prediction
@@ -91,7 +91,7 @@ class Error(BaseModel):
     message: Annotated[str, Field(max_length=LONGEST_MESSAGE)]
 
 
-def application(current: Current, limits: Serving) -> App:
+def application(current: Current, limits: Serving) -> Logged:
     """Return the ASGI application.
 
     Args:
@@ -267,6 +267,32 @@ def application(current: Current, limits: Serving) -> App:
         )
     known = {getattr(route, "path", "") for route in app.routes}
     return Logged(LimitedBodies(app, limits), known, limits.access_log)
+
+
+async def warm_up(app: Logged, image: bytes) -> None:
+    """Ask for a heat map of an image, so that the first client does not wait.
+
+    It is neither logged nor counted, and whether the limits refuse the image does not matter.
+    """
+    body = [{"type": "http.request", "body": image, "more_body": False}]
+
+    async def receive() -> Message:
+        if not body:
+            await asyncio.Event().wait()  # never returns: the client waits for its answer
+        return body.pop()
+
+    async def send(message: Message) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/explain",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"image/jpeg")],
+    }
+    await app.app(scope, receive, send)
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -112,11 +112,15 @@ class ImageService:
             alone,
         )
 
-    def warm_up(self) -> None:
-        """Classify a few images, so that the first request takes no longer than the others."""
+    def example(self) -> bytes:
+        """Return a JPEG of noise, as large as the limits allow, but at most 1024 x 1024."""
         side = min(1024, int(self.limits["maximum_pixels"] ** 0.5))
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-        content = bytes(cv2.imencode(".jpg", noise)[1])
+        return bytes(cv2.imencode(".jpg", noise)[1])
+
+    def warm_up(self) -> None:
+        """Classify a few images, so that the first request takes no longer than the others."""
+        content = self.example()
         for _ in range(3):
             pixels = self.read(0, content).pixels
             outputs = self.classifier.outputs(pixels[None])
