@@ -191,8 +191,6 @@ async def follow(current: "Current", name: str, limits: Serving) -> None:
 
     Requests that have begun are answered by the version that they began with.
     """
-    from mlflow.exceptions import MlflowException
-
     from image_classifier.serving import metrics
     from image_classifier.tracking.verified_models import find_version
 
@@ -206,7 +204,7 @@ async def follow(current: "Current", name: str, limits: Serving) -> None:
                 metrics.RELOADS.labels("done").inc()
                 said = f"{name} is {current.served.uri} now: serving it."
                 print(said, flush=True)
-        except (InputError, MlflowException, OSError) as error:
+        except Exception as error:  # whatever it is, the server goes on with its version
             metrics.RELOADS.labels("failed").inc()
             text = f"{name} cannot be loaded again ({error}): still serving {current.served.uri}."
             if text != said:
