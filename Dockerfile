@@ -17,8 +17,10 @@
 FROM python:3.11-slim AS build
 WORKDIR /app
 COPY requirements.lock ./
+# 430 of the 1800 MB of TensorFlow are headers for C++
 RUN python -m venv --without-pip /venv \
-    && pip --python /venv/bin/python install --no-cache-dir --requirement requirements.lock
+    && pip --python /venv/bin/python install --no-cache-dir --requirement requirements.lock \
+    && rm -r /venv/lib/python3*/site-packages/tensorflow/include
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 # only a link to /app/src: when the code changes, the large layer with /venv stays the same
