@@ -222,6 +222,7 @@ def application(current: Current, limits: Serving) -> Logged:
             "coverage": metadata.coverage,
             "unusual_percentile": metadata.unusual_percentile,
             "image": {"height": metadata.height, "width": metadata.width},
+            "note": first_quote(served.card),
             "has_report": served.report is not None,
             "limits": limits.image_limits,
         }
@@ -267,6 +268,12 @@ def application(current: Current, limits: Serving) -> Logged:
         )
     known = {getattr(route, "path", "") for route in app.routes}
     return Logged(LimitedBodies(app, limits), known, limits.access_log)
+
+
+def first_quote(card: str) -> str | None:
+    """Return what a model card begins with, if that is quoted: that the images are synthetic."""
+    first = card.partition("\n")[0]
+    return first.removeprefix(">").strip(" *") if first.startswith(">") else None
 
 
 async def warm_up(app: Logged, image: bytes) -> None:
