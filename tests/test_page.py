@@ -51,10 +51,10 @@ def test_an_image_gets_its_label_probability_and_heat_map(page: Page, server: Se
         page.text_content("#model")
     )
     assert "Synthetic phantoms" in page.text_content("#synthetic")
-    # with the keyboard: the chooser has the focus first, and Enter or space opens it
+    # with the keyboard: the chooser has the focus first, and Enter opens it
     page.keyboard.press("Tab")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
+        page.keyboard.press("Enter")
     chooser.value.set_files(image)
     page.wait_for_selector("#explained img")
     answer = json.loads(send(server, "POST", "/classify", image.read_bytes(), JPEG)[2])
