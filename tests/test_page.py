@@ -52,10 +52,14 @@ def test_an_image_gets_its_label_probability_and_heat_map(page: Page, server: Se
     )
     assert "Synthetic phantoms" in page.text_content("#synthetic")
     # with the keyboard: the chooser has the focus first, and Enter opens it
+    choosers = []
+    page.on("filechooser", choosers.append)
+    page.wait_for_timeout(500)  # until the browser has been told to report it
     page.keyboard.press("Tab")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(image)
+    page.keyboard.press("Enter")
+    while not choosers:
+        page.wait_for_timeout(100)
+    choosers[0].set_files(image)
     page.wait_for_selector("#explained img")
     answer = json.loads(send(server, "POST", "/classify", image.read_bytes(), JPEG)[2])
     (prediction,) = answer["predictions"]
