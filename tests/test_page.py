@@ -53,7 +53,7 @@ def test_an_image_gets_its_label_probability_and_heat_map(page: Page, server: Se
     assert "Synthetic phantoms" in page.text_content("#synthetic")
     # with the keyboard: the chooser has the focus first, and Enter opens it
     choosers = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     page.wait_for_timeout(500)  # until the browser has been told to report it
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
