@@ -86,7 +86,7 @@ def test_a_changed_setting_runs_only_what_it_changes(project: Project, override:
         ("training/learning_curves.py", []),
         ("evaluation/plots.py", ["evaluate"]),
         ("stages/promote.py", ["promote"]),
-        ("serving/app.py", []),
+        ("serving/application.py", []),
     ],
 )
 def test_changed_code_runs_only_the_stages_whose_output_it_decides(

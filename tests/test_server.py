@@ -315,10 +315,8 @@ def load(server: Server, content: bytes, until: threading.Event) -> Counter:
     return found
 
 
-def test_a_new_champion_is_served_without_a_lost_request(
-    server: Server, images: list[Path], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.project.store)
+def test_a_new_champion_is_served_without_a_lost_request(server: Server, images: list[Path]):
+    mlflow.set_tracking_uri(server.project.store)  # there MLflow looks for the version's source
     content = images[0].read_bytes()
     before = classify(server, content)
     client = mlflow.MlflowClient(server.project.store)

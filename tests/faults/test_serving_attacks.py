@@ -217,6 +217,7 @@ def test_postscript_is_never_opened(server: Server):
         pytest.param(b" " * 2**25, id="nothing but spaces"),
         pytest.param(b"\x00" * 2**25, id="nothing but zero bytes"),
         pytest.param(b"{\"inputs\": [{\"image\": \"" + b"A" * 2**24, id="a text without an end"),
+        pytest.param(b'{"dataframe_split": null}', id="a form without an image"),
         pytest.param(b"", id="nothing"),
     ],
 )  # fmt: skip

@@ -34,6 +34,8 @@ def decode(text: str, largest: int) -> bytes:
         content = _decoded(_prepared(text))
     if content is None:
         raise UnreadableImage(f"{looks_like(text)}: {ADVICE}")
+    if len(content) > largest:
+        raise UnreadableImage(f"more than {largest} bytes: send a smaller file")
     return content
 
 

@@ -63,6 +63,8 @@ class Invocation(Part):
     def _one_form(self) -> "Invocation":
         if len(self.model_fields_set.intersection(FORMS)) != 1:
             raise ValueError(f"send exactly one of {', '.join(FORMS)}")
+        if not self.images:
+            raise ValueError("send at least one image")
         return self
 
     @property
