@@ -72,12 +72,12 @@ def test_an_image_gets_its_label_probability_and_heat_map(page: Page, server: Se
 
 
 def test_what_is_not_an_image_is_said(page: Page, tmp_path: Path, image: Path):
-    text = tmp_path / "<b>notes</b>.txt"
+    text = tmp_path / "<b>notes.txt"
     text.write_text("hello")
     page.set_input_files("#file", text)
     page.wait_for_selector(".error")
     said = page.text_content(".error")
-    assert said.startswith("<b>notes</b>.txt was not classified: image in row 0 cannot be read")
+    assert said.startswith("<b>notes.txt was not classified: image in row 0 cannot be read")
     assert "not an image file" in said
     page.set_input_files("#file", image)  # the next image is classified
     page.wait_for_selector("h2")
