@@ -35,6 +35,7 @@ LONGEST_MESSAGE = 500
 CARD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Model card</title>
 <meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
 <style>body {{ max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 1rem sans-serif }}
 td, th {{ padding: 0.2rem 0.8rem 0.2rem 0; text-align: left }}</style>
 <body>{}</body></html>
@@ -223,6 +224,7 @@ def application(current: Current, limits: Serving) -> App:
             "unusual_percentile": metadata.unusual_percentile,
             "image": {"height": metadata.height, "width": metadata.width},
             "has_report": served.report is not None,
+            "note": note_of(served.card),
             "limits": limits.image_limits,
         }
         return in_json(served, json.dumps(described).encode())
@@ -267,6 +269,12 @@ def application(current: Current, limits: Serving) -> App:
         )
     known = {getattr(route, "path", "") for route in app.routes}
     return Logged(LimitedBodies(app, limits), known, limits.access_log)
+
+
+def note_of(card: str) -> str | None:
+    """Return the note about the data with which a model card begins, as text; None without one."""
+    first = card.partition("\n")[0]
+    return first.strip("> *") if first.startswith("> **") else None
 
 
 def _answer_errors(app: FastAPI) -> None:
