@@ -120,9 +120,9 @@ def test_an_image_gets_the_same_answer_as_over_http_and_a_heat_map(page: Page, s
     expect(page.locator("#heat")).to_be_visible()
     assert is_loaded(page, "#heat")
     assert is_loaded(page, "#preview")
-    expect(page.locator("#meaning")).to_contain_text(f"Evidence for {expected['label']}")
-    expect(page.locator("footer")).to_contain_text(NOTE)
-    expect(page.locator("footer")).to_contain_text("Not a medical device")
+    expect(page.locator("#meaning")).to_contain_text(f"evidence for {expected['label']}")
+    expect(page.get_by_role("complementary")).to_contain_text(NOTE)
+    expect(page.get_by_role("complementary")).to_contain_text("Not a medical device")
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= page.viewport_size["width"]
 

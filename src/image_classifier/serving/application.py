@@ -35,7 +35,7 @@ LONGEST_MESSAGE = 500
 CARD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Model card</title>
 <meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
+<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
 <style>body {{ max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 1rem sans-serif }}
 td, th {{ padding: 0.2rem 0.8rem 0.2rem 0; text-align: left }}</style>
 <body>{}</body></html>
