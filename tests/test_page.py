@@ -1,14 +1,13 @@
 """The page of `image-classifier serve`, in a real browser: what a person sees, sends and opens."""
 
 import json
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from conftest import Project
 from faults.limited_server import limited_server
@@ -43,7 +42,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("page") / "project"
-    with limited_server(project, folder, maximum_image_bytes=100_000) as server:
+    with limited_server(project, folder) as server:
         yield Served(f"http://127.0.0.1:{server.port}", server.project.folder)
 
 
@@ -164,7 +163,7 @@ def test_errors_are_said_in_plain_words(
     text = tmp_path / "text.png"
     text.write_text("hello")
     large = tmp_path / "large.png"
-    large.write_bytes(bytes(200_000))
+    large.write_bytes(bytes(17 * 2**20))
     answer = page.locator("#answer")
     chooser = page.get_by_label("Choose an image")
     chooser.set_input_files(text)
@@ -172,7 +171,7 @@ def test_errors_are_said_in_plain_words(
     expect(answer).to_contain_text("The image cannot be read: not an image file")
     expect(page.get_by_text("This browser cannot show this file.")).to_be_visible()
     chooser.set_input_files(large)
-    expect(answer).to_contain_text("It has 196 KiB; at most 98 KiB are allowed.")
+    expect(answer).to_contain_text("It has 17 MiB; at most 16 MiB are allowed.")
     page.context.set_offline(True)
     chooser.set_input_files(served.image)
     expect(answer).to_contain_text("No connection to the server.")
@@ -182,3 +181,53 @@ def test_errors_are_said_in_plain_words(
     # the browser itself reports requests that fail
     assert len(said) == 2 and all("Failed to load resource" in text for text in said), said
     said.clear()
+
+
+def test_a_busy_server_and_a_new_version_are_said(page: Page, served: Served, said: list[str]):
+    busy = {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "The server is busy."}
+    page.route(
+        "**/classify",
+        lambda route: route.fulfill(status=429, headers={"retry-after": "10"}, json=busy),
+    )
+    chooser = page.get_by_label("Choose an image")
+    chooser.set_input_files(served.image)
+    answer = page.locator("#answer")
+    expect(answer).to_contain_text("The server is busy. Try again in 10 seconds.")
+    page.unroute("**/classify")
+
+    def from_another_version(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, headers=response.headers | {"x-model": "models:/other/2"})
+
+    page.route("**/classify", from_another_version)
+    answer.get_by_role("button", name="Try again").click()
+    expect(answer).to_contain_text("other, version 2")
+    expect(answer).not_to_contain_text("Threshold")  # that of version 1 is not shown beside it
+    expect(page.locator("#meaning")).to_contain_text(
+        "It is from synthetic-xray-classifier, version 1."
+    )
+    assert len(said) == 1  # the browser itself reports status 429
+    said.clear()
+
+
+def test_many_classes_are_folded_and_every_kind_of_answer_is_explained(page: Page):
+    hostile = "<img src=x onerror=alert(1)>"
+    names = [hostile, "50", *(f"class {number}" for number in range(2, 100))]
+    probabilities = {name: (100 - place) / 5050 for place, name in enumerate(names)}
+    prediction = {
+        "label": "unknown", "probability": 100 / 5050, "probabilities": probabilities,
+        "plausible": [hostile, "50"], "unusual": 98.5, "seen": "near copy",
+    }  # fmt: skip
+    page.evaluate("prediction => showPrediction(prediction, model.model)", prediction)
+    answer = page.locator("#answer")
+    expect(answer.locator("li:visible")).to_have_count(5)
+    expect(answer.locator("li").first).to_have_text(f"{hostile}2%")
+    assert answer.locator("img").count() == 0
+    answer.get_by_text("The other 95 classes").click()
+    expect(answer.locator("li:visible")).to_have_count(100)
+    expect(answer).to_contain_text(
+        "The model does not decide: more than one class is plausible, and the image is unusual. "
+        f"Otherwise: {hostile}, probability 2%."
+    )
+    expect(answer).to_contain_text("Yes: 98.5% of the validation images are more like")
+    expect(answer).to_contain_text("Yes, a near copy: the answer says little about new images.")
