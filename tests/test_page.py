@@ -127,14 +127,14 @@ def test_an_image_gets_the_same_answer_as_over_http_and_a_heat_map(page: Page, s
 
 
 def test_the_keyboard_alone_chooses_an_image_and_opens_the_card(page: Page, served: Served):
-    for _ in range(10):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.type") == "file":
-            break
-    outline = "getComputedStyle(document.activeElement.closest('.button')).outlineStyle"
-    assert page.evaluate(outline) == "solid"  # the focus is visible
     with page.expect_file_chooser() as chosen:
-        page.keyboard.press("Enter")
+        for _ in range(10):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.type") == "file":
+                break
+        outline = "getComputedStyle(document.activeElement.closest('.button')).outlineStyle"
+        assert page.evaluate(outline) == "solid"  # the focus is visible
+        page.keyboard.press("Space")
     chosen.value.set_files(served.image)
     expect(page.locator("#heat")).to_be_visible()
     page.get_by_role("link", name="Model card").press("Enter")
