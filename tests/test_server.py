@@ -23,7 +23,9 @@ from PIL import Image
 from conftest import Project
 from faults.limited_server import Server, assert_plain, limited_server
 from image_classifier.classifier import Classifier
+from image_classifier.config.compose import config_of
 from image_classifier.serving.batches import Batches
+from image_classifier.serving.image_service import ImageService
 
 NAME = "synthetic-xray-classifier"
 SITE = "https://example.com"
@@ -294,6 +296,15 @@ def test_the_log_of_predictions_can_be_replayed_and_tested_for_drift(
     assert f"{len(images)} predictions, {len(images)} of them by models:/{NAME}/1; 0 " in output
     assert "20 images, compared with" in output
     assert "No difference was found" in output
+
+
+@pytest.mark.parametrize("limits", [{"maximum_image_bytes": 100}, {"maximum_pixels": 1}, {}])
+def test_a_server_with_small_limits_starts(project: Project, limits: dict[str, int]):
+    classifier = Classifier.load(project.folder / "build/train/model")
+    service = ImageService(classifier, config_of().serving.image_limits | limits)
+    service.warm_up()
+    small = ImageService(classifier, service.limits | {"maximum_image_bytes": 10_000})
+    assert 1_000 < len(small.example()) <= 10_000 or limits
 
 
 def load(server: Server, content: bytes, until: threading.Event) -> Counter:

@@ -35,6 +35,7 @@ LONGEST_MESSAGE = 500
 CARD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Model card</title>
 <meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
 <style>body {{ max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 1rem sans-serif }}
 td, th {{ padding: 0.2rem 0.8rem 0.2rem 0; text-align: left }}</style>
 <body>{}</body></html>
@@ -222,8 +223,8 @@ def application(current: Current, limits: Serving) -> Logged:
             "coverage": metadata.coverage,
             "unusual_percentile": metadata.unusual_percentile,
             "image": {"height": metadata.height, "width": metadata.width},
-            "note": first_quote(served.card),
             "has_report": served.report is not None,
+            "note": note_of(served.card),
             "limits": limits.image_limits,
         }
         return in_json(served, json.dumps(described).encode())
@@ -270,10 +271,10 @@ def application(current: Current, limits: Serving) -> Logged:
     return Logged(LimitedBodies(app, limits), known, limits.access_log)
 
 
-def first_quote(card: str) -> str | None:
-    """Return what a model card begins with, if that is quoted: that the images are synthetic."""
+def note_of(card: str) -> str | None:
+    """Return the note about the data with which a model card begins, as text; None without one."""
     first = card.partition("\n")[0]
-    return first.removeprefix(">").strip(" *") if first.startswith(">") else None
+    return first.strip("> *") if first.startswith("> **") else None
 
 
 async def warm_up(app: Logged, image: bytes) -> None:

@@ -115,14 +115,21 @@ class ImageService:
     def example(self) -> bytes:
         """Return a JPEG of noise, as large as the limits allow, but at most 1024 x 1024."""
         side = min(1024, int(self.limits["maximum_pixels"] ** 0.5))
-        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-        return bytes(cv2.imencode(".jpg", noise)[1])
+        while True:
+            noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+            content = bytes(cv2.imencode(".jpg", noise)[1])
+            if side == 1 or len(content) <= self.limits["maximum_image_bytes"]:
+                return content
+            side //= 2
 
     def warm_up(self) -> None:
         """Classify a few images, so that the first request takes no longer than the others."""
         content = self.example()
         for _ in range(3):
-            pixels = self.read(0, content).pixels
+            try:
+                pixels = self.read(0, content).pixels
+            except BadRequest:  # the limits allow no image at all
+                return
             outputs = self.classifier.outputs(pixels[None])
             predictions(self.classifier, outputs, None, None)
 
