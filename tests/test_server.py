@@ -298,13 +298,17 @@ def test_the_log_of_predictions_can_be_replayed_and_tested_for_drift(
     assert "No difference was found" in output
 
 
-@pytest.mark.parametrize("limits", [{"maximum_image_bytes": 100}, {"maximum_pixels": 1}, {}])
+@pytest.mark.parametrize(
+    "limits", [{"maximum_image_bytes": 100}, {"maximum_image_bytes": 10_000}, {"maximum_pixels": 1}]
+)
 def test_a_server_with_small_limits_starts(project: Project, limits: dict[str, int]):
     classifier = Classifier.load(project.folder / "build/train/model")
     service = ImageService(classifier, config_of().serving.image_limits | limits)
     service.warm_up()
-    small = ImageService(classifier, service.limits | {"maximum_image_bytes": 10_000})
-    assert 1_000 < len(small.example()) <= 10_000 or limits
+    if (
+        "maximum_image_bytes" not in limits
+    ):  # else no JPEG is small enough, and nothing is classified
+        assert len(service.example()) <= service.limits["maximum_image_bytes"]
 
 
 def load(server: Server, content: bytes, until: threading.Event) -> Counter:
@@ -354,7 +358,7 @@ def test_a_new_champion_is_served_without_a_lost_request(server: Server, images:
     client.set_model_version_tag(NAME, "1", "model_sha256", "0" * 64)  # as if its files changed
     try:
         log = server.project.folder / "server.log"
-        wait(lambda: "cannot be loaded again" in log.read_text())
+        wait(lambda: "has changed, but cannot be loaded" in log.read_text())
         assert f"still serving models:/{NAME}/2" in log.read_text()
         assert classify(server, content)[1] == f"models:/{NAME}/2"
     finally:

@@ -192,7 +192,7 @@ class _Neighbours:
             float array of shape (images,), in units of that of the training images to each other.
         """
         # unlike scikit-learn's products of matrices, the distances of an image do not depend on
-        # the other images, to the last bit; and for a single image they take a quarter of the time
+        # the other images, to the last bit
         distances = np.partition(cdist(values, self.train), self.number - 1, axis=1)
         return np.asarray(distances[:, : self.number].mean(axis=1) / self.unit, np.float32)
 

@@ -62,7 +62,7 @@ def read(name: str) -> bytes:
     """Return the content of a file.
 
     Raises:
-        UnreadableImage: it does not exist any more.
+        UnreadableImage: it no longer exists.
         OSError: it cannot be read.
     """
     try:
@@ -71,7 +71,7 @@ def read(name: str) -> bytes:
         with _filesystem(_bucket(name)).open_input_file(name.removeprefix(S3)) as file:
             return bytes(file.read())
     except FileNotFoundError:
-        raise UnreadableImage("there is no such file any more") from None
+        raise UnreadableImage("the file no longer exists") from None
 
 
 def _find_objects(address: str) -> Iterator[str]:

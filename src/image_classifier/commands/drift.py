@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from image_classifier.config.arguments import count
 from image_classifier.config.compose import load
 from image_classifier.data.folders import find_files
 from image_classifier.data.unreadable import UnreadableImage
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of images: the predictions that `serve` has logged; by default those of the "
         "version that answered last",
     )
-    parser.add_argument("--last", type=int, default=1000, help="of the log; default: 1000")
+    parser.add_argument("--last", type=count, default=1000, help="of the log; default: 1000")
     parser.add_argument("--model", help="address, e.g. models:/NAME/3; default: the champion")
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from image_classifier.config.arguments import probability
 from image_classifier.config.compose import load
-from image_classifier.config.schema import PROBABILITY, Config
+from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.data.manifest import count_images
 from image_classifier.errors import InputError
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     # TensorFlow and MLflow take seconds to import: wrong input is reported before
     from image_classifier.export import convert, golden, parity, texts
     from image_classifier.export import run as program
-    from image_classifier.tracking import connection, exports
+    from image_classifier.tracking import connection, exports, version_texts
     from image_classifier.tracking.verified_models import load_classifier
 
     classifier, version = load_classifier(uri)
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         (new / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
         shutil.copyfile(program.__file__, new / "run.py")
         with connection.require_mlflow():
-            card = exports.model_card(version)
+            card = version_texts.model_card(version)
         if card:
             (new / "model_card.md").write_text(card)
 
@@ -140,7 +141,7 @@ def require_possible(arguments: argparse.Namespace) -> None:
     if missing:
         raise InputError(
             f"--format {arguments.format} needs {', '.join(missing)}: "
-            f"pip install 'image-classifier[export]'"
+            f"pip install -e '.[export]' in the project's folder."
         )
 
 
@@ -188,11 +189,3 @@ def origin(config: Config, dataset: PreparedDataset, version: "Version") -> tupl
         f"{counts}, of the dataset `{config.dataset.name}` (manifest {digest[:12]}); MLflow run "
         f"`{version.run_id}`."
     ), config.dataset.note or ""
-
-
-def probability(text: str) -> float:
-    """Return a number from 0 to 1, for argparse."""
-    try:
-        return PROBABILITY.validate_python(float(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1") from None

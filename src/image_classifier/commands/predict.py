@@ -28,8 +28,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from image_classifier.bulk import sources
+from image_classifier.config.arguments import probability
 from image_classifier.config.compose import load
-from image_classifier.config.schema import PROBABILITY
 from image_classifier.data.unreadable import UnreadableImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
@@ -112,6 +112,11 @@ def run(arguments: argparse.Namespace) -> int:
     from image_classifier.tracking.verified_models import load_classifier
 
     classifier, version = load_classifier(uri)
+    if arguments.threshold is not None and len(classifier.metadata.classes) != 2:
+        raise InputError(
+            f"--threshold: {version.uri} has {len(classifier.metadata.classes)} classes, and "
+            f"predicts the most probable one. Leave the option out."
+        )
     print(describe(version.uri, classifier.metadata, arguments.threshold), file=sys.stderr)
     if "unusual" in classifier.metadata.unknown and classifier.known is None:
         print(
@@ -290,14 +295,5 @@ def write_heat_map(
     pixels = classifier.decode(sources.read(name))
     probabilities = np.array([[*prediction["probabilities"].values()]], np.float32)
     chosen = classifier.decide(probabilities, threshold)
-    heat = heat_maps.heat_maps(classifier, pixels[None], chosen)[0]
     target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(heat_maps.overlay(pixels, heat)).save(target)
-
-
-def probability(text: str) -> float:
-    """Return a number from 0 to 1, for argparse."""
-    try:
-        return PROBABILITY.validate_python(float(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1") from None
+    Image.fromarray(heat_maps.explain(classifier, pixels, chosen)).save(target)

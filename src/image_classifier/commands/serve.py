@@ -10,6 +10,7 @@ before it uses any of them. What clients may send: the section `serving` of para
 
 import argparse
 import asyncio
+import io
 import json
 import signal
 import socket
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from image_classifier.config.arguments import count
 from image_classifier.config.compose import load
 from image_classifier.config.schema import Serving
 from image_classifier.errors import InputError
@@ -42,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=port_number, default=5001, help="port to listen on")
-    parser.add_argument(
-        "--workers", type=worker_count, default=1, help="processes; each loads the model"
-    )
+    parser.add_argument("--workers", type=count, default=1, help="processes; each loads the model")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,13 +75,6 @@ def port_number(text: str) -> int:
     """Return a number from 0 (any free port) to 65535, for argparse."""
     if not 0 <= int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")
-    return int(text)
-
-
-def worker_count(text: str) -> int:
-    """Return a number from 1 on, for argparse."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return int(text)
 
 
@@ -202,11 +195,11 @@ async def follow(current: "Current", name: str, limits: Serving) -> None:
             if version.uri != current.served.uri:
                 current.served = await asyncio.to_thread(load_served, name, limits)
                 metrics.RELOADS.labels("done").inc()
-                said = f"{name} is {current.served.uri} now: serving it."
+                said = f"Now serving {current.served.uri}: {name} has changed."
                 print(said, flush=True)
         except Exception as error:  # whatever it is, the server goes on with its version
             metrics.RELOADS.labels("failed").inc()
-            text = f"{name} cannot be loaded again ({error}): still serving {current.served.uri}."
+            text = f"Still serving {current.served.uri}: {name} cannot be loaded. {error}"
             if text != said:
                 said = text
                 print(said, file=sys.stderr, flush=True)
@@ -222,7 +215,8 @@ def load_served(name: str, limits: Serving) -> "Served":
     from image_classifier.serving.application import Served
     from image_classifier.serving.image_service import ImageService
     from image_classifier.serving.recent_images import RecentImages
-    from image_classifier.tracking.verified_models import load_classifier, texts_of
+    from image_classifier.tracking import version_texts
+    from image_classifier.tracking.verified_models import load_classifier
 
     classifier, version = load_classifier(name)
     service = ImageService(
@@ -233,15 +227,14 @@ def load_served(name: str, limits: Serving) -> "Served":
         digests=limits.predictions_log is not None,
     )
     service.warm_up()
-    card, report = texts_of(version)
     return Served(
         version.uri,
         service,
         RecentImages(limits.drift_images),
         drift_answers(classifier, limits),
         lambda content: explain(service, content),
-        card,
-        report,
+        version_texts.model_card(version),
+        version_texts.report(version),
     )
 
 
@@ -251,17 +244,16 @@ def explain(service: "ImageService", content: bytes) -> bytes:
     Raises:
         BadRequest: the image cannot be read.
     """
-    import cv2
-    import numpy as np
+    from PIL import Image
 
     from image_classifier.evaluation import heat_maps
 
     classifier = service.classifier
     pixels = service.read(0, content).pixels
     chosen = classifier.decide(classifier.probabilities(pixels[None]))
-    heat = heat_maps.heat_maps(classifier, pixels[None], chosen)[0]
-    picture = heat_maps.overlay(pixels, heat)
-    return bytes(cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))[1])
+    file = io.BytesIO()
+    Image.fromarray(heat_maps.explain(classifier, pixels, chosen)).save(file, "PNG")
+    return file.getvalue()
 
 
 def drift_answers(classifier: "Classifier", limits: Serving) -> "Callable[[RecentImages], bytes]":

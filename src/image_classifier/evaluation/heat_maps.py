@@ -59,3 +59,17 @@ def overlay(image: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
     coloured = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
     strength = 0.5 * heat[:, :, None]
     return np.asarray(image * (1 - strength) + coloured * strength, np.uint8)
+
+
+def explain(classifier: Classifier, pixels: Pixels, chosen: npt.NDArray[np.int64]) -> Pixels:
+    """Return one image with its heat map on top.
+
+    Args:
+        classifier: The model.
+        pixels: uint8 array of shape (height, width, channels).
+        chosen: int64 array of shape (1,): the class to explain.
+
+    Returns:
+        uint8 array of shape (height, width, 3), RGB.
+    """
+    return overlay(pixels, heat_maps(classifier, pixels[None], chosen)[0])

@@ -6,7 +6,7 @@ from multipart import MultipartError, MultipartParser, parse_options_header
 
 from image_classifier.serving.errors import Refusal
 
-# curl sends --data-binary with the first one if it is not told otherwise
+# the first one is the default of curl --data-binary
 FILES = ("application/x-www-form-urlencoded", "application/octet-stream", "application/dicom")
 FORM = "multipart/form-data"
 DOCUMENTATION = {

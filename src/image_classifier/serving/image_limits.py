@@ -49,7 +49,7 @@ def check_header(content: bytes, maximum_pixels: int, dicom_allowed: bool) -> No
 
 
 def scans(content: bytes) -> int:
-    """Return how many scans a JPEG may have at most, five times as fast as `bytes.count`."""
+    """Return how many scans a JPEG may have at most; `bytes.count` takes longer."""
     values = np.frombuffer(content, np.uint8)
     markers = np.flatnonzero(values[:-1] == MARKER)
     return int(np.count_nonzero(values[markers + 1] == START_OF_SCAN))

@@ -23,9 +23,3 @@ def log_export(version: Version, folder: Path, form: str) -> str:
     address = f"runs:/{version.run_id}/{place}"
     tag_version(version, {f"export_{form}": address})
     return address
-
-
-def model_card(version: Version) -> str:
-    """Return the model card of a version, its description; empty for one without."""
-    found = mlflow.MlflowClient().get_model_version(version.name, version.version)
-    return found.description or ""

@@ -1,7 +1,6 @@
 """Loads registered versions, after a check that their files are what was registered."""
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from image_classifier.errors import InputError
-from image_classifier.project import digests, paths
+from image_classifier.project import digests
 from image_classifier.tracking import connection
 from image_classifier.tracking.registry import DIGEST, Version
 from image_classifier.tracking.stored_models import stored_files
@@ -66,7 +65,7 @@ def check_version(uri: str) -> str:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address has another form, there is no such version, or MLflow does not
+        InputError: the address does not have this form, there is no such version, or MLflow does not
             answer.
     """
     connection.connect()
@@ -74,22 +73,6 @@ def check_version(uri: str) -> str:
         return find_version(uri).uri
     except MlflowException as error:
         raise _cannot_be_loaded(uri, error) from None
-
-
-def texts_of(version: Version) -> tuple[str, str | None]:
-    """Return the model card of a version, in Markdown, and the report of its evaluation, as HTML.
-
-    The report is None if the run of the version has none, or no longer.
-    """
-    client = mlflow.MlflowClient()
-    card = client.get_model_version(version.name, version.version).description or ""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            place = f"runs:/{version.run_id}/evaluation/{paths.REPORT_PAGE.name}"
-            file = mlflow.artifacts.download_artifacts(place, dst_path=folder)
-            return card, Path(file).read_text(encoding="utf-8")
-        except (MlflowException, OSError):
-            return card, None
 
 
 @contextmanager
@@ -102,7 +85,7 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address has another form, there is no such version, its files have changed,
+        InputError: the address does not have this form, there is no such version, its files have changed,
             or it was registered without a digest.
     """
     connection.connect()
@@ -126,7 +109,7 @@ def find_version(uri: str) -> Version:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address has another form.
+        InputError: the address does not have this form.
         MlflowException: there is no such version, or MLflow does not answer.
     """
     name, number, alias = _parts(uri)
