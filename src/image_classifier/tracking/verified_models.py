@@ -65,8 +65,8 @@ def check_version(uri: str) -> str:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address does not have this form, there is no such version, or MLflow does not
-            answer.
+        InputError: the address does not have this form, there is no such version, or MLflow does
+            not answer.
     """
     connection.connect()
     try:
@@ -85,8 +85,8 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address does not have this form, there is no such version, its files have changed,
-            or it was registered without a digest.
+        InputError: the address does not have this form, there is no such version, its files have
+            changed, or it was registered without a digest.
     """
     connection.connect()
     try:
