@@ -143,7 +143,7 @@ def test_it_refuses_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match="only for --format litert"):
         possible("onnx", int8=True)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
-    with pytest.raises(InputError, match=r"onnxruntime: pip install 'image-classifier\[export\]'"):
+    with pytest.raises(InputError, match=r"onnxruntime: pip install -e '.\[export\]'"):
         possible("onnx")
     possible("litert", int8=True)
 
