@@ -21,6 +21,7 @@ from image_classifier.classifier import Classifier
 from image_classifier.serving.prediction import predictions
 
 CLIENTS = 8
+STARTS = 7  # of the server, for its first prediction
 # the commands of the two servers, without the address of the model
 OURS = [sys.executable, "-m", "image_classifier", "serve", "--model"]
 MLFLOWS = ["mlflow", "models", "serve", "--env-manager", "local", "--model-uri"]
@@ -112,12 +113,13 @@ def measure_serving(project: Project, repeats: int) -> list[Row]:
                 lambda: list(pool.map(partial(post_all, port, way), shares))
             )
 
-    rows = []
+    starts = []
+    for _ in range(STARTS):
+        with server(project, OURS) as ours:
+            ten = [post_all(ours, raw, slice(0, 1))[0] for _ in range(10)]
+            starts.append((ten[0], ten[9]))
+    rows = [compare("first HTTP prediction ÷ the tenth", starts, "ms", "≤ 1.1")]
     with server(project, OURS) as ours:
-        first = [times[0] for times in [post_all(ours, raw, slice(0, 1)) for _ in range(10)]]
-        rows.append(
-            compare("first HTTP prediction ÷ the tenth", [(first[0], first[9])], "ms", "≤ 1.1")
-        )
         for way, name, once, many in (
             (raw, "a file", "≤ 1.25", "≥ 0.8"),
             (as_json, "JSON", "≤ 1.35", "≥ 0.7"),
