@@ -72,7 +72,7 @@ def evaluate(config: Config) -> None:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        connection.require_mlflow(),
+        connection.require_mlflow(to_write=True),
         runs.open_run(run["run_id"]),
     ):
         # without the mode of the files: with some of DVC's cache types they are read-only
@@ -141,6 +141,7 @@ def evaluate(config: Config) -> None:
     record = {
         "name": version.name,
         "version": version.version,
+        "run_id": version.run_id,
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
         "shortcuts": suspected(report),
