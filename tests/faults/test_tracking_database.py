@@ -71,9 +71,12 @@ def older(file: Path) -> None:
     engine.dispose()
     with closing(sqlite3.connect(file)) as opened, opened:
         opened.execute("INSERT INTO experiments VALUES (1, 'mine', '/x', 'active', 0, 0)")
-        names = "run_uuid, name, experiment_id, lifecycle_stage, status, artifact_uri, start_time"
-        values = "'old', 'old run', 1, 'active', 'FINISHED', '/x', 1"
-        opened.execute(f"INSERT INTO runs ({names}) VALUES ({values})")
+        run = {
+            "run_uuid": "old", "name": "old run", "experiment_id": 1, "status": "FINISHED",
+            "lifecycle_stage": "active", "artifact_uri": "/x", "start_time": 1, "user_id": "me",
+        }  # fmt: skip
+        marks = ", ".join("?" * len(run))
+        opened.execute(f"INSERT INTO runs ({', '.join(run)}) VALUES ({marks})", [*run.values()])
 
 
 def newer(file: Path) -> None:

@@ -12,7 +12,7 @@ import mlflow
 from filelock import FileLock
 
 from image_classifier.errors import InputError
-from image_classifier.tracking import connection
+from image_classifier.tracking import connection, runs
 from image_classifier.tracking.registry import (
     Version,
     client_call,
@@ -105,8 +105,8 @@ def without_champion(champion: Version) -> str:
 def log_decision(version: Version, text: str, file: Path) -> None:
     """Log the gate's decision: as a tag of the version and of its run, and as a file of the run."""
     client = mlflow.MlflowClient()
-    tag_version(version, {"promotion": text})
-    client.set_tag(version.run_id, "promotion", text)
+    tag_version(version, {"promotion": runs.cut(text)})
+    client.set_tag(version.run_id, "promotion", runs.cut(text))
     client.log_artifact(version.run_id, str(file), "promotion")
 
 

@@ -170,4 +170,5 @@ def refusal(error: Exception) -> str:
 
 def describe(error: BaseException) -> str:
     """Return the type and the message of an exception, short enough for a tag."""
-    return f"{type(error).__name__}: {error}"[:500]
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= 500 else f"{text[:499]}…"

@@ -194,7 +194,7 @@ def log_description(
     hyperparameters = {
         key: value for key, value in flatten(config).items() if not key.startswith(NOT_OF_TRAINING)
     }
-    params = [Param(key, cut(str(value))) for key, value in hyperparameters.items()]
+    params = [Param(key, cut(str(value), SETTINGS_FILE)) for key, value in hyperparameters.items()]
     source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
     described = MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36])
     context = [InputTag("mlflow.data.context", "training")]
@@ -207,7 +207,7 @@ def log_description(
         **more_tags,
     }
     if config.dataset.note:
-        tags["mlflow.note.content"] = cut(config.dataset.note)
+        tags["mlflow.note.content"] = cut(config.dataset.note, SETTINGS_FILE)
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
 
 
@@ -282,9 +282,17 @@ def open_run(run_id: str) -> Iterator[None]:
         yield
 
 
-def cut(text: str) -> str:
-    """Return a text, cut to the length of a tag or parameter."""
-    return text if len(text) <= TAG_LENGTH else f"{text[: TAG_LENGTH - 1]}…"
+def cut(text: str, whole: str = "") -> str:
+    """Return a text, cut to the length of a tag or parameter; its end then says so.
+
+    Args:
+        text: The text.
+        whole: The file of the run that has the whole text.
+    """
+    if len(text) <= TAG_LENGTH:
+        return text
+    end = f"… (cut: {len(text):,} characters{f', all in {whole}' if whole else ''})"
+    return text[: TAG_LENGTH - len(end)] + end
 
 
 def short(name: str) -> str:
