@@ -15,6 +15,7 @@ from image_classifier.stages.evaluate import metric_names
 
 CLASSES = ["a/b?", "a#b", "a%b", "..", "😀", "x" * 260, f"{'x' * 260}y", "| `*_"]
 MODEL = "o'brien\"s 50% Größe"
+LABELS = [f"{number} {'x' * 600}" for number in range(len(CLASSES))]
 NOTE = "# Not a heading\n| a | b |\n|---|---|\n\n**😀** `code` <b>" + "long " * 1500
 EXCLUDE = [f"nothing/{number:04}/*.png" for number in range(300)]
 
@@ -33,9 +34,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 pixels = generator.integers(0, 80, (40, 48, 3), dtype=np.uint8)
                 pixels[:, number * 6 : number * 6 + 6] += 150
                 Image.fromarray(pixels).save(folder / "images" / f"{number}_{index}.png")
-                writer.writerow([f"{number}_{index}.png", f"label {number}"])
+                writer.writerow([f"{number}_{index}.png", LABELS[number]])
     project = new_project(
-        folder / "project", f"dataset.path={folder / 'images'}", "dataset.positive_class=null",
+        folder / "project", f"dataset.path={folder / 'images'}", "dataset.table=labels.csv",
+        "dataset.positive_class=null",
         "image.height=32", "image.width=32", "training.epochs=1", "training.batch_size=8",
     )  # fmt: skip
     params = project.folder / "params.yaml"
@@ -43,10 +45,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Project:
     settings.tracking = {**settings.tracking, "registered_model": MODEL, "experiment": "a/b: #?"}
     settings.dataset.note = NOTE
     settings.dataset.exclude = EXCLUDE
-    settings.dataset.classes = {
-        **{f"label {number}": name for number, name in enumerate(CLASSES)},
-        **{f"label {number} {'x' * 20}": CLASSES[0] for number in range(8, 308)},
-    }
+    settings.dataset.classes = dict(zip(LABELS, CLASSES, strict=True))
     OmegaConf.save(settings, params)
     project.stages()
     return project

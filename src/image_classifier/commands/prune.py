@@ -53,7 +53,7 @@ def delete_losers(parent: str) -> tuple[int, float]:
     if deleted := parent_run.deleted_jobs(parent):
         print(
             f"{len(deleted)} of the {len(deleted) + len(parent_run.children(parent))} jobs were "
-            f"deleted in MLflow; their models stay until `mlflow gc`."
+            f"deleted in MLflow: their models are left."
         )
     client = mlflow.MlflowClient()
     number, size = 0, 0.0

@@ -64,6 +64,8 @@ def promote(config: Config) -> None:
         champion.log_decision(challenger, reasons or "champion", paths.DECISION)
     if decision["comparison"]:
         print(compared(decision["comparison"]))
+    elif not reasons and "champion_before" not in challenger.tags:
+        print("There was no champion to compare it with.")
     if due := looks.due(decision["ledger"]):
         print(due)
     if decision["findings"]:
