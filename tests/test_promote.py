@@ -2,11 +2,15 @@
 
 import functools
 import hashlib
+import http.server
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import keras
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from omegaconf import OmegaConf
 from PIL import Image
@@ -146,7 +151,7 @@ def evaluated(
         ledger.mark_evaluation(version, digest_of_test_set(rows))
         metrics = {"accuracy": right.mean(), "sensitivity": np.array(bright)[labels].mean()}
     record = {
-        "name": name, "version": version.version,
+        "name": name, "version": version.version, "run_id": version.run_id,
         "manifest_digest": manifest_digest(), "classes": chosen.classes,
         "shortcuts": shortcuts or {},
         "intervals": {
@@ -377,6 +382,98 @@ def test_a_champion_whose_images_are_not_known_is_not_replaced(
     (reason,) = decide(name)["reasons"]
     assert "the images that it was trained with are not known" in reason
     assert champion(registry, name) == first
+
+
+def delete_files(registry: mlflow.MlflowClient, name: str, version: str) -> None:
+    place = registry.get_model_version_download_uri(name, version)
+    get_artifact_repository(place).delete_artifacts()
+
+
+def test_a_champion_whose_files_were_deleted_is_not_replaced_uncompared(
+    registry: mlflow.MlflowClient, name: str, capsys: pytest.CaptureFixture
+):
+    first = evaluated(name, 0.6)
+    decide(name)
+    delete_files(registry, name, first)
+    second = evaluated(name, 0.5)
+    with pytest.raises(InputError, match=r"/1 were deleted from .* without a champion: ") as error:
+        decide(name)
+    assert champion(registry, name) == first
+    command = re.findall("`([^`]+)`", str(error.value))[-1]  # it decides
+    subprocess.run(["bash", "-c", command], check=True)
+    assert decide(name)["champion"]
+    assert champion(registry, name) == second
+    assert "There was no champion to compare it with." in capsys.readouterr().out
+
+
+def test_an_alias_without_its_version_is_no_absence(registry: mlflow.MlflowClient, name: str):
+    evaluated(name, 0.6)
+    decide(name)
+    evaluated(name, 0.5)
+    # MLflow itself deletes an alias with its version
+    with sqlite3.connect(registry.tracking_uri.removeprefix("sqlite:///")) as opened:
+        opened.execute("UPDATE registered_model_aliases SET version = 9 WHERE name = ?", [name])
+    with pytest.raises(InputError, match=r"Version 9 of .* or was deleted") as error:
+        decide(name)
+    assert "names a version that is gone" in str(error.value)
+    output = rollback(name, code=1)
+    command = re.findall("`([^`]+)`", output)[-1]
+    assert "Traceback" not in output
+    subprocess.run(["bash", "-c", command], check=True)
+    assert decide(name)["champion"]
+
+
+def test_a_refusal_is_no_absence_of_a_champion(name: str, monkeypatch: pytest.MonkeyPatch):
+    class Forbidden(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Forbidden) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(MlflowException, match="403"):
+            aliases.current_champion(name)
+        server.shutdown()
+
+
+def test_the_version_that_was_evaluated_must_be_there_with_its_files_and_its_run(
+    registry: mlflow.MlflowClient, name: str
+):
+    first = evaluated(name, 0.6)
+    record = paths.EVALUATED.read_text()
+    run_id = registry.get_model_version(name, first).run_id
+    registry.delete_run(run_id)
+    with pytest.raises(InputError, match=f"`mlflow runs restore --run-id {run_id}`"):
+        decide(name)
+    registry.restore_run(run_id)
+    second = evaluated(name, 0.5)
+    delete_files(registry, name, second)
+    with pytest.raises(InputError, match=r"/2 were deleted .* `dvc repro -f -s evaluate`"):
+        decide(name)
+    registry.delete_model_version(name, first)
+    paths.EVALUATED.write_text(record)
+    with pytest.raises(InputError, match=r"Version 1 of \S+ was deleted\. .* exist: 2\. "):
+        decide(name)
+    registry.delete_registered_model(name)
+    evaluated(name, 0.5)  # version 1 again, of another run
+    paths.EVALUATED.write_text(record)
+    with pytest.raises(InputError, match="is not the version that was evaluated"):
+        decide(name)
+    assert not registry.get_registered_model(name).aliases
+
+
+def test_rollback_to_a_deleted_version_changes_nothing(registry: mlflow.MlflowClient, name: str):
+    first = evaluated(name, 0.64)
+    decide(name, *LENIENT)
+    second = evaluated(name, 0.5)
+    decide(name)
+    registry.delete_model_version(name, first)
+    output = rollback(name, code=1)
+    assert f"models:/{name}/2 is still champion. Version 1 of {name} was deleted." in output
+    assert champion(registry, name) == second
 
 
 def test_a_champion_that_cannot_read_the_images_is_not_replaced_and_the_reason_is_said(

@@ -33,5 +33,5 @@ def test_a_difference_is_reported(capsys: pytest.CaptureFixture):
 
 def test_an_unknown_run_is_refused(project: Project):
     output = project.command("reproduce", "0" * 32, code=1)
-    assert "cannot be read" in output
+    assert "is not in sqlite:" in output
     assert "Traceback" not in output

@@ -145,7 +145,7 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     client.log_text(best, text.replace("  grey: 0.0\n", ""), "config/params.yaml")
     swept.command("adopt", best, "of_a_run_older_than_a_key")
     client.log_text(best, text, "config/params.yaml")
-    assert "cannot be read" in swept.command("adopt", "0" * 32, "other", code=1)
+    assert "is not in sqlite:" in swept.command("adopt", "0" * 32, "other", code=1)
     assert not (swept.folder / "conf/experiment/other.yaml").exists()
 
 
@@ -162,7 +162,7 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
             assert "best_val_loss" in run.data.metrics
     assert "0 models deleted" in swept.command("prune", parent)
     assert "is not a finished sweep" in swept.command("prune", best, code=1)
-    assert "not found" in swept.command("prune", "0" * 32, code=1)
+    assert "is not in sqlite:" in swept.command("prune", "0" * 32, code=1)
 
 
 def test_the_same_sweep_twice_at_once_is_refused(swept: Project):

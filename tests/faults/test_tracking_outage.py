@@ -195,14 +195,13 @@ def test_everything_is_uploaded_after_a_restart_of_a_real_server(project: Projec
         assert_kept_then_uploaded(project, output, second, 105, second)
 
 
-def test_a_refusal_by_the_server_is_reported_before_any_training(project: Project):
+def test_a_deleted_experiment_is_reported_before_any_training(project: Project):
     client = mlflow.MlflowClient(project.store)
     client.delete_experiment(client.create_experiment("deleted"))
     output = project.command(
         "train", *TRAIN, "tracking.experiment=deleted", "training.seed=106", code=1
     )
-    assert "refuses" in output
-    assert "must be in the 'active' state" in output
+    assert "The MLflow experiment deleted was deleted: `mlflow experiments restore" in output
     assert "Epoch 1" not in output
     assert "Traceback" not in output
 

@@ -45,9 +45,12 @@ def adopt(run_id: str, name: str) -> None:
     preset = CONF / "experiment" / f"{name}.yaml"
     if preset.exists():
         raise InputError(f"{preset} exists already: choose another name, or remove it.")
-    from image_classifier.tracking import runs  # imports MLflow
+    from image_classifier.tracking import connection, runs  # import MLflow
 
-    record = runs.record_of(run_id)
+    with connection.require_mlflow():
+        record = runs.record_of(run_id)
+    if record.deleted:
+        print(f"Note: {record.deleted}.")
     if not record.settings:
         raise InputError(f"run {run_id} has no config/params.yaml: it is not a training.")
     settings: Any = OmegaConf.to_container(OmegaConf.create(record.settings))

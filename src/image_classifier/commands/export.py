@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from image_classifier.tracking import connection, exports, version_texts
     from image_classifier.tracking.verified_models import load_classifier
 
+    connection.connect(to_write=True)
     classifier, version = load_classifier(uri)
     require_fitting(config, dataset, classifier.metadata)
     half = convert.computes_in_half(classifier.model)
@@ -121,8 +122,11 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{' '.join(measured.problems)} See {failed / 'parity.md'}. Not stored in MLflow."
             )
         with connection.require_mlflow():
-            address = exports.log_export(version, new, export.form)
-    print(f"{arguments.folder}, and in MLflow {address}")
+            try:
+                where = f"in MLflow {exports.log_export(version, new, export.form)}"
+            except InputError as error:  # what was exported is right all the same
+                where = f"not in MLflow: {error}"
+    print(f"{arguments.folder}, and {where}")
     return 0
 
 

@@ -3,12 +3,14 @@
     image-classifier prune SWEEP_RUN_ID
 
 The best job keeps its model, and so does every job whose version has an alias such as champion, or
-which is the best job of another sweep.
+which is the best job of another sweep. Jobs whose runs were deleted in MLflow are left alone.
 """
 
 import argparse
 
 from image_classifier.errors import InputError
+
+NOT_PRUNED = ". It is the best job of the sweep, so nothing was pruned"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
-    models, size = delete_losers(arguments.sweep)
+    from image_classifier.tracking import connection  # imports MLflow
+
+    with connection.require_mlflow(to_write=True):
+        models, size = delete_losers(arguments.sweep)
     print(f"{models} models deleted, {size / 1e6:.1f} MB.")
     return 0
 
@@ -30,7 +35,7 @@ def delete_losers(parent: str) -> tuple[int, float]:
         How many models, and their size in bytes.
 
     Raises:
-        InputError: the run is not a finished sweep.
+        InputError: the run is not a finished sweep, or its best job was deleted.
     """
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -43,6 +48,12 @@ def delete_losers(parent: str) -> tuple[int, float]:
         raise InputError(
             f"Run {parent} is not a finished sweep in MLflow at {connection.public_uri()}. Give "
             f"the run id that `image-classifier train --multirun` prints after `Sweep`."
+        )
+    runs.find(best, to_write=True, otherwise=NOT_PRUNED)  # it would be the last model
+    if deleted := parent_run.deleted_jobs(parent):
+        print(
+            f"{len(deleted)} of the {len(deleted) + len(parent_run.children(parent))} jobs were "
+            f"deleted in MLflow: their models are left."
         )
     client = mlflow.MlflowClient()
     number, size = 0, 0.0

@@ -13,12 +13,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code.
 
     Raises:
-        InputError: there is no champion, or no version was champion before it.
+        InputError: there is no champion, no version was champion before it, or that one is gone.
     """
     name = load().tracking.registered_model
     from image_classifier.tracking import champion, connection  # import MLflow
 
-    with connection.require_mlflow(), champion.one_at_a_time(name):
+    with connection.require_mlflow(to_write=True), champion.one_at_a_time(name):
         before, after = champion.roll_back(name)
     print(f"{after.uri} is champion again; {before.uri} was rolled back.")
     return 0

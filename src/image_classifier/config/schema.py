@@ -22,13 +22,20 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Timeout = Annotated[float, Field(ge=1, le=7 * 24 * 3600)]
 Weight = Annotated[float, Field(gt=0, le=1e6)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)]
 
 # what `training.start_from` names: a version by number or alias, or a run
 Start = Annotated[str, Field(pattern=r"^(models:/[^/:@]+(/[0-9]+|@[^/:@]+)|[0-9a-f]{32})$")]
 
 PROBABILITY = TypeAdapter(Probability)  # checks a threshold that is not a setting
 Counts = dict[Literal["train", "test"], Annotated[int, Field(ge=1, le=10**9)]]
+
+
+# what MLflow takes in the address models:/NAME/VERSION
+ModelName = Annotated[
+    str,
+    Field(pattern=r"^[^\s./:@#?]([^\x00-\x1f/:@#?]*[^\s./:@#?])?$", max_length=200),
+]
 
 
 def _compiles(pattern: str) -> str:
@@ -646,14 +653,14 @@ class Serving(Section):
 class Tracking(Section):
     """Names in MLflow."""
 
-    experiment: Annotated[str, Field(min_length=1)] = Field(
+    experiment: Annotated[str, Field(pattern=r"\S", max_length=500)] = Field(
         description="The MLflow experiment that collects the runs."
     )
     register_models: Literal["each", "best", "none"] = Field(
         description="Which jobs of a sweep register their model: each, only the best, or none."
     )
-    registered_model: Annotated[str, Field(pattern=r"^[^/:]+$")] = Field(
-        description="Name of the registered model."
+    registered_model: ModelName = Field(
+        description="Name of the registered model: no / : @ # ?, and no dot or space at its ends."
     )
 
 

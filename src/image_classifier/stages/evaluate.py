@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def evaluate(config: Config) -> None:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        connection.require_mlflow(),
+        connection.require_mlflow(to_write=True),
         runs.open_run(run["run_id"]),
     ):
         # without the mode of the files: with some of DVC's cache types they are read-only
@@ -141,6 +141,7 @@ def evaluate(config: Config) -> None:
     record = {
         "name": version.name,
         "version": version.version,
+        "run_id": version.run_id,
         "manifest_digest": dataset.digest,
         "classes": dataset.classes,
         "shortcuts": suspected(report),
@@ -220,9 +221,22 @@ def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 def class_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """Return precision, recall and F1 of each class as MLflow metrics."""
+    labels = metric_names(list(report["classes_test"]))
     return {
-        f"test_{name}/{UNUSUAL.sub('_', label)[:100]}": entry[name]["value"]
+        f"test_{name}/{labels[label]}": entry[name]["value"]
         for label, entry in report["classes_test"].items()
         for name in ("precision", "recall", "f1")
         if entry[name]["value"] is not None
     }
+
+
+def metric_names(classes: Sequence[str]) -> dict[str, str]:
+    """Return for each class its name in the name of an MLflow metric, which cannot have all signs.
+
+    If two would have the same name, or one would be a dot, all get their number in front.
+    """
+    names = [UNUSUAL.sub("_", label)[:100] for label in classes]
+    # some databases do not tell `a` from `A`; a dot would be a folder
+    if len({name.casefold() for name in names} - {".", ".."}) < len(names):
+        names = [f"{number}_{name}" for number, name in enumerate(names)]
+    return dict(zip(classes, names, strict=True))

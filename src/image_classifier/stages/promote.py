@@ -45,17 +45,18 @@ def promote(config: Config) -> None:
     """
     evaluated = read_record(
         paths.EVALUATED, "evaluate",
-        name=str, version=str, manifest_digest=str, classes=list[str], shortcuts=dict[str, str],
+        name=str, version=str, run_id=str, manifest_digest=str, classes=list[str],
+        shortcuts=dict[str, str],
         intervals=dict[str, Any], chance=dict[str, float], recalls=dict[str, Any],
         recall_intervals=dict[str, dict[str, Any]], findings=dict[str, dict[str, int]],
     )  # fmt: skip
     metrics = read_record(paths.EVALUATE / paths.METRICS, "evaluate")
     if evaluated["manifest_digest"] != manifest_digest():
         raise InputError(f"{paths.MANIFEST} changed after evaluate: run `dvc repro evaluate`.")
-    from image_classifier.tracking import champion, connection, registry  # import MLflow
+    from image_classifier.tracking import champion, connection  # import MLflow
 
-    with connection.require_mlflow():
-        challenger = registry.get_version(evaluated["name"], evaluated["version"])
+    with connection.require_mlflow(to_write=True):
+        challenger = evaluated_version(evaluated)
         with champion.one_at_a_time(challenger.name):
             decision = decide(challenger, evaluated, metrics, config.promotion)
         new_file(paths.DECISION).write_text(json.dumps(decision, indent=2) + "\n")
@@ -63,6 +64,8 @@ def promote(config: Config) -> None:
         champion.log_decision(challenger, reasons or "champion", paths.DECISION)
     if decision["comparison"]:
         print(compared(decision["comparison"]))
+    elif not reasons and "champion_before" not in challenger.tags:
+        print("There was no champion to compare it with.")
     if due := looks.due(decision["ledger"]):
         print(due)
     if decision["findings"]:
@@ -78,6 +81,30 @@ def promote(config: Config) -> None:
         print(f"{challenger.uri} was not promoted: {reasons}.")
 
 
+def evaluated_version(evaluated: Mapping[str, Any]) -> "Version":
+    """Return the version that was evaluated.
+
+    Raises:
+        InputError: it, its files or its run were deleted.
+    """
+    from image_classifier.tracking import registry, runs
+
+    evaluate_again = "`dvc repro -f -s evaluate` registers the model of build/train again."
+    try:
+        version = registry.get_version(evaluated["name"], evaluated["version"])
+    except InputError as error:
+        raise InputError(f"{error} {evaluate_again}") from None
+    if version.run_id != evaluated["run_id"]:  # the numbers of a new registered model begin at 1
+        raise InputError(
+            f"{version.uri} is not the version that was evaluated: the registered model was "
+            f"deleted, and made again. {evaluate_again}"
+        )
+    if gone := registry.files_deleted(version):
+        raise InputError(f"{gone} {evaluate_again}")
+    runs.find(version.run_id, to_write=True, otherwise=runs.TRAIN_AGAIN)
+    return version
+
+
 def decide(
     challenger: "Version",
     evaluated: Mapping[str, Any],
@@ -86,7 +113,7 @@ def decide(
 ) -> dict[str, Any]:
     """Give a version the alias that it deserves; return the decision, ready for JSON."""
     from image_classifier.tracking import champion as aliases
-    from image_classifier.tracking import ledger
+    from image_classifier.tracking import ledger, registry
 
     rows = read_manifest()
     test = [row for row in rows if row.split == "test"]
@@ -109,6 +136,8 @@ def decide(
         unfit.append(f"it was rolled back on {challenger.tags['rolled_back']}")
     reasons, comparison = list(unfit), None
     if champion:
+        if gone := registry.files_deleted(champion):
+            raise InputError(f"{gone} {aliases.without_champion(champion)}")
         left, reason = comparable_images(champion, evaluated, rows, test)
         if not reason:
             try:
@@ -119,8 +148,7 @@ def decide(
         if reason:
             reasons.append(
                 f"it cannot be compared with the champion, version {champion.version}: {reason}. "
-                f"To start again without a champion, remove its alias on the model's page in the "
-                f"MLflow UI"
+                f"{aliases.without_champion(champion)}"
             )
 
     if not reasons:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 
 from image_classifier.config.schema import Tracking, sign_of
 from image_classifier.project import paths
 from image_classifier.project.processes import has_ended, this_process
+from image_classifier.project.text import counted
 from image_classifier.sweeps import results
 from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
@@ -79,6 +80,9 @@ def start(
 
     Returns:
         The run's id, and the number of its jobs that are finished already.
+
+    Raises:
+        InputError: the experiment, or the run that `mlflow run` made, was deleted.
     """
     experiment = connection.experiment_id(experiment_name)
     client = mlflow.MlflowClient()
@@ -86,7 +90,16 @@ def start(
     if (parent := oldest(experiment, key)) and not given:
         client.update_run(parent, "RUNNING")
         close_ended(children(parent))
+        if deleted := deleted_jobs(parent):
+            print(f"{counted(len(deleted), 'job')} of this sweep were deleted in MLflow.")
         return parent, len(finished(parent))
+    if given:
+        runs.find(given, to_write=True)
+    elif before := oldest(experiment, key, ViewType.DELETED_ONLY):
+        print(
+            f"The run of this sweep was deleted, so it begins again. To continue it instead, end "
+            f"this command: `mlflow runs restore --run-id {before}`."
+        )
     parent = str(given or client.create_run(experiment, tags={"sweep_key": key}).info.run_id)
     first = oldest(experiment, key)
     if first and first != parent and not given:  # another machine began the sweep at this moment
@@ -103,11 +116,18 @@ def start(
     return parent, 0
 
 
-def oldest(experiment: str, key: str) -> str | None:
-    """Return the run of the sweep with a key that began first, or None."""
+def oldest(experiment: str, key: str, view: int = ViewType.ACTIVE_ONLY) -> str | None:
+    """Return the run of the sweep with a key that began first, or None.
+
+    Args:
+        experiment: The id of the experiment.
+        key: See `start`.
+        view: Whether deleted runs are searched.
+    """
     found = mlflow.MlflowClient().search_runs(
         [experiment],
         f"tags.sweep_key = '{key}'",
+        run_view_type=view,
         order_by=["attributes.start_time", "attributes.run_id"],
         max_results=1,
     )
@@ -127,12 +147,19 @@ def current() -> str | None:
     return os.environ.get(SWEEP_VARIABLE)
 
 
-def children(parent: str) -> list[Run]:
+def children(parent: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Return the runs of a sweep's jobs, including those that failed or were killed."""
     experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
     query = f"tags.`mlflow.parentRunId` = '{parent}'"
-    found: list[Run] = mlflow.search_runs([experiment], query, output_format="list")
+    found: list[Run] = mlflow.search_runs(
+        [experiment], query, run_view_type=view, output_format="list"
+    )
     return found
+
+
+def deleted_jobs(parent: str) -> list[Run]:
+    """Return the runs of a sweep's jobs that somebody deleted in MLflow."""
+    return children(parent, ViewType.DELETED_ONLY)
 
 
 def finished(parent: str) -> list[Run]:
@@ -180,6 +207,8 @@ def reuse(
         if runs.PRUNED in tags or value is None or not registry.is_kept(tags, tracking):
             continue
         original = tags.get(runs.REUSED, run.info.run_id)
+        if not runs.exists(original):
+            continue
         if run.data.params["training.fold"] != "None" and not runs.has_predictions(original):
             continue
         runs.copy_training(original, parent, overrides)

@@ -16,9 +16,10 @@ from image_classifier.data.manifest import read_manifest
 from image_classifier.evaluation.bootstrap import intervals
 from image_classifier.evaluation.predictions import Predictions
 from image_classifier.evaluation.spread import Difference, Result, Spread, difference, spread
+from image_classifier.project.text import counted
 from image_classifier.sweeps import plots
 from image_classifier.tracking import repeats, runs
-from image_classifier.tracking.out_of_fold import out_of_fold
+from image_classifier.tracking.out_of_fold import original_of, out_of_fold
 
 CHANCE = ("training.seed", "training.fold")  # jobs that differ only in these differ by chance
 COSTS = ("train_seconds", "cpu_seconds", "stored_bytes")
@@ -217,6 +218,12 @@ def write_out_of_fold(ranked: Sequence[Recipe], path: Path) -> dict[str, str]:
     tables = []
     for recipe in ranked:
         if recipe.spread.folds < 2:
+            continue
+        if lost := [job for job in recipe.jobs if not runs.has_predictions(original_of(job))]:
+            print(
+                f"{recipe.name}: {counted(len(lost), 'job')} of {len(recipe.jobs)} lost their "
+                f"predictions, which somebody deleted in MLflow: no out-of-fold result."
+            )
             continue
         classes, actual, probabilities = out_of_fold(recipe.jobs)
         labels = np.array([classes.index(label) for label in actual.values()])

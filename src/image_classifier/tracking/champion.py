@@ -10,26 +10,25 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock
-from mlflow.exceptions import MlflowException
 
 from image_classifier.errors import InputError
-from image_classifier.tracking import connection
-from image_classifier.tracking.registry import Version, get_version, tag_version
+from image_classifier.tracking import connection, runs
+from image_classifier.tracking.registry import (
+    Version,
+    client_call,
+    files_deleted,
+    get_version,
+    tag_version,
+    version_with_alias,
+)
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
 
 def current_champion(name: str) -> Version | None:
-    """Return the version with the alias `champion`, or None."""
-    connection.connect()
-    try:
-        found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
-    except MlflowException as error:
-        if not connection.is_refusal(error):
-            raise  # otherwise a version would be promoted without a comparison
-        return None
-    return Version(name, str(found.version), found.run_id, found.tags)
+    """Return the version with the alias `champion`, or None; see `registry.version_with_alias`."""
+    return version_with_alias(name, CHAMPION)
 
 
 @contextmanager
@@ -75,24 +74,39 @@ def roll_back(name: str) -> tuple[Version, Version]:
         The version that had the alias, and the version that has it now.
 
     Raises:
-        InputError: there is no champion, or no version was champion before it.
+        InputError: there is no champion, no version was champion before it, or that one is gone.
     """
     current = current_champion(name)
     if current is None:
         raise InputError(f"{name} has no champion to roll back from.")
     if not current.tags.get("champion_before"):
         raise InputError(f"{current.uri} is the first champion of {name}: there is no earlier one.")
-    previous = get_version(name, current.tags["champion_before"])
+    try:
+        previous = get_version(name, current.tags["champion_before"])
+        if gone := files_deleted(previous):
+            raise InputError(gone)
+    except InputError as error:
+        call = f"set_registered_model_alias({name!r}, {CHAMPION!r}, 'VERSION')"
+        raise InputError(
+            f"{current.uri} is still champion. {error} To make another version champion: "
+            f"{client_call(call)}."
+        ) from None
     _set_alias(previous, CHAMPION)
     tag_version(current, {"rolled_back": date.today().isoformat()})
     return current, previous
 
 
+def without_champion(champion: Version) -> str:
+    """Return how to start again without a champion, as a sentence without its full stop."""
+    call = client_call(f"delete_registered_model_alias({champion.name!r}, {CHAMPION!r})")
+    return f"To start again without a champion: {call}"
+
+
 def log_decision(version: Version, text: str, file: Path) -> None:
     """Log the gate's decision: as a tag of the version and of its run, and as a file of the run."""
     client = mlflow.MlflowClient()
-    tag_version(version, {"promotion": text})
-    client.set_tag(version.run_id, "promotion", text)
+    tag_version(version, {"promotion": runs.cut(text)})
+    client.set_tag(version.run_id, "promotion", runs.cut(text))
     client.log_artifact(version.run_id, str(file), "promotion")
 
 

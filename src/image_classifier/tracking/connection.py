@@ -9,21 +9,31 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow
 from filelock import FileLock
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from image_classifier.errors import InputError
 from image_classifier.project import paths
+from image_classifier.tracking import database
 
 Result = TypeVar("Result")
 # gives up after a quarter of a minute; with MLflow's own settings it takes minutes
 HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
-def connect() -> None:
-    """Use the MLflow store at MLFLOW_TRACKING_URI, or mlflow.db in the project's folder."""
+def connect(to_write: bool = False) -> None:
+    """Use the MLflow store at MLFLOW_TRACKING_URI, or mlflow.db in the project's folder.
+
+    Args:
+        to_write: Whether the command will write to the store.
+
+    Raises:
+        InputError: the store is a database that this MLflow cannot use.
+    """
     for name, value in HTTP_LIMITS.items():
         os.environ.setdefault(name, value)
     hide_password()
+    database.check(uri(), to_write)
     mlflow.set_tracking_uri(uri())
 
 
@@ -67,13 +77,23 @@ def without_password(address: str) -> str:
 
 
 def experiment_id(name: str) -> str:
-    """Return the id of an experiment; create it if it does not exist."""
-    connect()
+    """Return the id of an experiment, to write to it; create it if it does not exist.
+
+    Raises:
+        InputError: it was deleted.
+    """
     # Several processes that start on a new SQLite file would all try to create its tables.
     with FileLock(paths.project() / "mlflow.db.lock"):
+        connect(to_write=True)
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
+            if experiment.lifecycle_stage == LifecycleStage.DELETED:
+                raise InputError(
+                    f"The MLflow experiment {name} was deleted: `mlflow experiments restore "
+                    f"--experiment-id {experiment.experiment_id}`, or choose another name with "
+                    f"tracking.experiment."
+                )
             return str(experiment.experiment_id)
         # the UI then opens on training runs, not on the pages for language models
         kind = {"mlflow.experimentKind": "custom_model_development"}
@@ -90,15 +110,25 @@ def artifact_location() -> str | None:
     return None if served else (paths.project() / "mlartifacts").as_uri()
 
 
+def is_missing(error: MlflowException) -> bool:
+    """Return whether MLflow answered that something does not exist: not that it may not be read."""
+    return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+
+
 def is_refusal(error: Exception) -> bool:
     """Return whether MLflow answered and refused (status 4xx), so that a repeat would not help."""
     return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
 
 
 @contextmanager
-def require_mlflow() -> Iterator[None]:
-    """Turn an MLflow error in the block into one message; a repeat of the command then helps."""
+def require_mlflow(to_write: bool = False) -> Iterator[None]:
+    """Connect, and turn an MLflow error in the block into one message; a repeat then helps.
+
+    Args:
+        to_write: Whether the command will write to the store.
+    """
     try:
+        connect(to_write)
         yield
     except MlflowException as error:
         raise InputError(
@@ -117,6 +147,8 @@ def log_or_continue(call: Callable[[], Result]) -> Result | None:
     """
     try:
         return call()
+    except InputError:
+        raise
     except Exception as error:
         if is_refusal(error):
             raise InputError(refusal(error)) from error
@@ -138,4 +170,5 @@ def refusal(error: Exception) -> str:
 
 def describe(error: BaseException) -> str:
     """Return the type and the message of an exception, short enough for a tag."""
-    return f"{type(error).__name__}: {error}"[:500]
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= 500 else f"{text[:499]}…"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mlflow
 
+from image_classifier.tracking import runs
 from image_classifier.tracking.registry import Version, tag_version
 
 
@@ -16,7 +17,11 @@ def log_export(version: Version, folder: Path, form: str) -> str:
         version: The version that was exported.
         folder: What was exported.
         form: Such as `onnx` or `litert_int8`.
+
+    Raises:
+        InputError: the run of the version was deleted.
     """
+    runs.find(version.run_id, to_write=True)
     # below the version: a run may have several, with other thresholds
     place = f"export/{version.name}/{version.version}/{form}"
     mlflow.MlflowClient().log_artifacts(version.run_id, str(folder), place)

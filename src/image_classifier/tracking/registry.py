@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from image_classifier import serving
@@ -15,10 +17,12 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.tracking import connection, runs
+from image_classifier.tracking.searches import pages
 from image_classifier.tracking.stored_models import store_model
 
 DIGEST = "model_sha256"  # a version's tag: the SHA-256 of its files
 LONGEST = 5000  # characters of a description that a registry on PostgreSQL takes
+LISTED = 10  # versions in a message
 # the code that decides what a stored model answers
 SERVING_CODE = [
     Path(serving.__path__[0]) / name
@@ -71,6 +75,8 @@ def register(
     for found in mlflow.MlflowClient().search_model_versions(f"run_id = '{runs.run_id()}'"):
         version = get_version(found.name, found.version)
         if found.name == name and all(version.tags.get(key) == tags[key] for key in DECISION_TAGS):
+            if files_deleted(version):
+                continue
             return version
     address, digest = store_model(config, dataset, folder)
     return register_stored(address, name, runs.run_id(), tags | {DIGEST: digest})
@@ -114,7 +120,7 @@ def is_kept(tags: Mapping[str, str], tracking: Tracking) -> bool:
     try:
         mlflow.models.get_model_info(address)
     except MlflowException as error:
-        if not connection.is_refusal(error):
+        if not connection.is_missing(error):
             raise
         return False  # somebody deleted it
     except OSError:  # somebody deleted its files
@@ -182,13 +188,74 @@ def get_version(name: str, version: str) -> Version:
     """Return a registered version.
 
     Raises:
-        InputError: the store does not have it.
+        InputError: the store does not have it; the text says which versions it has.
+        MlflowException: MLflow does not answer, or refuses for another reason.
+    """
+    connection.connect()
+    client = mlflow.MlflowClient()
+    try:
+        found = client.get_model_version(name, version)
+    except MlflowException as error:
+        if not connection.is_missing(error):
+            raise
+        numbers = sorted(int(other.version) for other in versions_of(name))
+        if not numbers:
+            raise InputError(
+                f"{connection.public_uri()} has no version of a registered model {name}."
+            ) from None
+        # numbers are given once
+        deleted = "was deleted" if int(version) < numbers[-1] else "does not exist, or was deleted"
+        others = ", ".join(map(str, numbers[-LISTED:]))
+        raise InputError(
+            f"Version {version} of {name} {deleted}. The last versions that exist: {others}."
+        ) from None
+    return Version(name, str(found.version), found.run_id, found.tags)
+
+
+def versions_of(name: str) -> list[ModelVersion]:
+    """Return the versions of a registered model that were not deleted."""
+    # not by a filter, in which the name could not have both kinds of quotes
+    found = pages(mlflow.MlflowClient().search_model_versions)
+    return [version for version in found if version.name == name]
+
+
+def version_with_alias(name: str, alias: str) -> Version | None:
+    """Return the version that an alias names; None if the registered model has no such alias.
+
+    Raises:
+        InputError: the version that it names was deleted.
+        MlflowException: MLflow does not answer, or refuses for another reason.
     """
     connection.connect()
     try:
-        found = mlflow.MlflowClient().get_model_version(name, version)
+        aliases = mlflow.MlflowClient().get_registered_model(name).aliases
     except MlflowException as error:
-        if not connection.is_refusal(error):
-            raise
-        raise InputError(f"{name} version {version} is not registered: {error.message}") from None
-    return Version(name, str(found.version), found.run_id, found.tags)
+        if not connection.is_missing(error):
+            raise  # only a certain absence is one: else a version would become champion uncompared
+        return None
+    if alias not in aliases:
+        return None
+    try:
+        return get_version(name, str(aliases[alias]))
+    except InputError as error:
+        call = f"delete_registered_model_alias({name!r}, {alias!r})"
+        raise InputError(
+            f"The alias {alias} of {name} names a version that is gone. {error} Remove the alias "
+            f"by {client_call(call)}."
+        ) from None
+
+
+def client_call(call: str) -> str:
+    """Return the command that calls MLflow's client, for a message."""
+    return f"`python -c {shlex.quote(f'import mlflow; mlflow.MlflowClient().{call}')}`"
+
+
+def files_deleted(version: Version) -> str:
+    """Return that the files of a version were deleted, and what helps; empty if they exist."""
+    if mlflow.artifacts.list_artifacts(artifact_uri=version.uri):
+        return ""
+    place = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
+    return (
+        f"The files of {version.uri} were deleted from {place}: restore them from a backup"
+        f"{runs.TRAIN_AGAIN}."
+    )

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
 
@@ -32,6 +32,7 @@ SETTINGS_FILE = "config/params.yaml"
 STARTED_FROM = "start_from.run_id"  # the tag with the run whose weights were the first
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
 PROCESS_VARIABLE = "IMAGE_CLASSIFIER_PROCESS"  # the process of the sweep, for its jobs
+TRAIN_AGAIN = ", or train the model again: `dvc repro -f -s train`"
 TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in a parameter
 
 # tags of a run
@@ -60,11 +61,69 @@ NOT_OF_TRAINING = ("evaluation", "promotion", "serving")
 
 @dataclass(frozen=True)
 class Record:
-    """What a run recorded: its tags, the values of each metric by step, and its settings."""
+    """What a run recorded: its tags, the values of each metric by step, and its settings.
+
+    `deleted` says that the run was deleted, and how to restore it; empty if it was not.
+    """
 
     tags: dict[str, str]
     metrics: dict[str, dict[int, float]]
     settings: str
+    deleted: str = ""
+
+
+def find(run_id: str, to_write: bool = False, otherwise: str = "") -> Run:
+    """Return a run; a deleted one only if nothing will be written to it.
+
+    Args:
+        run_id: The run.
+        to_write: Whether something will be written to it.
+        otherwise: What else helps if it is missing or deleted, as the end of a sentence.
+
+    Raises:
+        InputError: the store does not have this run, or it was deleted and `to_write` is set.
+        MlflowException: MLflow does not answer, or refuses for another reason.
+    """
+    connection.connect(to_write)
+    try:
+        run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            f"MLflow run {run_id} is not in {connection.public_uri()}: `mlflow gc` removed it, or "
+            f"it is in another store. Set MLFLOW_TRACKING_URI to that store{otherwise}."
+        ) from None
+    if to_write and (how := restored_by(run)):
+        raise InputError(f"{how}{otherwise}.")
+    return run
+
+
+def exists(run_id: str) -> bool:
+    """Return whether the store has a run, also as a deleted one: not after `mlflow gc`."""
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if not connection.is_missing(error):
+            raise
+        return False
+    return True
+
+
+def restored_by(run: Run) -> str:
+    """Return that a run was deleted, and the command that restores it; empty if it was not."""
+    if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+        return ""
+    experiment = mlflow.MlflowClient().get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == LifecycleStage.ACTIVE:
+        return (
+            f"MLflow run {run.info.run_id} was deleted: `mlflow runs restore --run-id "
+            f"{run.info.run_id}`"
+        )
+    return (
+        f"The MLflow experiment {experiment.name} was deleted, and with it run {run.info.run_id}: "
+        f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+    )
 
 
 def open_training(
@@ -93,8 +152,8 @@ def open_training(
     client = mlflow.MlflowClient()
     parent = os.environ.get(SWEEP_VARIABLE)
     given = os.environ.get("MLFLOW_RUN_ID")  # made by `mlflow run`, in an experiment it chose
-    if parent or given:
-        experiment = client.get_run(parent or given).info.experiment_id
+    if into := parent or given:
+        experiment = find(into, to_write=True).info.experiment_id
     process = os.environ.get(PROCESS_VARIABLE) or this_process()
     earlier = client.search_runs(
         [experiment], f"tags.training_id = '{training_id}'", max_results=1
@@ -135,7 +194,7 @@ def log_description(
     hyperparameters = {
         key: value for key, value in flatten(config).items() if not key.startswith(NOT_OF_TRAINING)
     }
-    params = [Param(key, cut(str(value))) for key, value in hyperparameters.items()]
+    params = [Param(key, cut(str(value), SETTINGS_FILE)) for key, value in hyperparameters.items()]
     source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
     described = MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36])
     context = [InputTag("mlflow.data.context", "training")]
@@ -148,7 +207,7 @@ def log_description(
         **more_tags,
     }
     if config.dataset.note:
-        tags["mlflow.note.content"] = cut(config.dataset.note)
+        tags["mlflow.note.content"] = cut(config.dataset.note, SETTINGS_FILE)
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
 
 
@@ -178,7 +237,12 @@ def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
 
 
 def has_predictions(run_id: str) -> bool:
-    """Return whether a run has its predictions for the validation images: not one of a pipeline."""
+    """Return whether a run has its predictions for the validation images.
+
+    A run of a pipeline has none, nor has one whose files were deleted.
+    """
+    if not exists(run_id):
+        return False
     files = mlflow.MlflowClient().list_artifacts(run_id, "training")
     return any(file.path.endswith(paths.VALIDATION_PREDICTIONS) for file in files)
 
@@ -211,26 +275,24 @@ def open_run(run_id: str) -> Iterator[None]:
     """Open an existing run to log to it; close it as finished, or as failed after an exception.
 
     Raises:
-        InputError: the store does not have this run.
+        InputError: the store does not have this run, or it was deleted.
     """
-    connection.connect()
-    try:
-        mlflow.MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if not connection.is_refusal(error):
-            raise
-        raise InputError(
-            f"MLflow run {run_id} of this model is not in {connection.public_uri()} "
-            f"({error.message}). DVC restored the model from its cache, but the run is in another "
-            f"store: set MLFLOW_TRACKING_URI to that store, or run `dvc repro -f -s train`."
-        ) from None
+    find(run_id, to_write=True, otherwise=TRAIN_AGAIN)
     with mlflow.start_run(run_id):
         yield
 
 
-def cut(text: str) -> str:
-    """Return a text, cut to the length of a tag or parameter."""
-    return text if len(text) <= TAG_LENGTH else f"{text[: TAG_LENGTH - 1]}…"
+def cut(text: str, whole: str = "") -> str:
+    """Return a text, cut to the length of a tag or parameter; its end then says so.
+
+    Args:
+        text: The text.
+        whole: The file of the run that has the whole text.
+    """
+    if len(text) <= TAG_LENGTH:
+        return text
+    end = f"… (cut: {len(text):,} characters{f', all in {whole}' if whole else ''})"
+    return text[: TAG_LENGTH - len(end)] + end
 
 
 def short(name: str) -> str:
@@ -323,20 +385,12 @@ def seen_by(run_id: str, same_split: str = "") -> list[ImageRow]:
 
 
 def tags_of(run_id: str) -> dict[str, str]:
-    """Return the tags of a run.
+    """Return the tags of a run, also of a deleted one.
 
     Raises:
         InputError: the store does not have this run.
     """
-    connection.connect()
-    try:
-        tags: dict[str, str] = mlflow.MlflowClient().get_run(run_id).data.tags
-    except MlflowException as error:
-        if not connection.is_refusal(error):
-            raise
-        raise InputError(
-            f"MLflow run {run_id} cannot be read from {connection.public_uri()}: {error.message}"
-        ) from None
+    tags: dict[str, str] = find(run_id).data.tags
     return tags
 
 
@@ -344,25 +398,29 @@ def record_of(run_id: str, store: str | None = None) -> Record:
     """Return what a run recorded, in the store of this project or in another.
 
     Raises:
-        InputError: the store does not have this run.
+        InputError: the store does not have this run, it is a copy, or its files were deleted.
     """
-    connection.connect()
     client = mlflow.MlflowClient(store)
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise InputError(
-            f"MLflow run {run_id} cannot be read from {connection.public_uri()}: {error.message}"
-        ) from None
+    run = client.get_run(run_id) if store else find(run_id)
     metrics = {
         name: {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
         for name in run.data.metrics
     }
-    if not any(file.path == "config" for file in client.list_artifacts(run_id)):
-        return Record(run.data.tags, metrics, "")
+    deleted = restored_by(run)
+    if not any(file.path == SETTINGS_FILE for file in client.list_artifacts(run_id, "config")):
+        if REUSED in run.data.tags:
+            raise InputError(
+                f"MLflow run {run_id} is a copy of run {run.data.tags[REUSED]}: name that one."
+            )
+        if "job_key" in run.data.tags:
+            raise InputError(
+                f"The files of MLflow run {run_id} were deleted from {run.info.artifact_uri}, with "
+                f"its settings, {SETTINGS_FILE}. Restore them from a backup."
+            )
+        return Record(run.data.tags, metrics, "", deleted)
     with tempfile.TemporaryDirectory() as folder:
         file = client.download_artifacts(run_id, SETTINGS_FILE, folder)
-        return Record(run.data.tags, metrics, Path(file).read_text())
+        return Record(run.data.tags, metrics, Path(file).read_text(), deleted)
 
 
 def provenance() -> dict[str, str]:

@@ -5,8 +5,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow.exceptions import MlflowException
-
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
@@ -137,10 +135,8 @@ def _find(address: str) -> Version:
         )
     try:
         return verified_models.find_version(uri)
-    except MlflowException as error:
-        if not connection.is_refusal(error):
-            raise
+    except InputError as error:
         raise InputError(
-            f"training.start_from={address}: {error.message.rstrip('.')}. Name a version that "
+            f"training.start_from={address}: {error} Name a version that "
             f"{connection.public_uri()} has, as models:/NAME/VERSION."
         ) from None

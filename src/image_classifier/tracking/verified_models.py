@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
 from image_classifier.errors import InputError
 from image_classifier.project import digests
 from image_classifier.tracking import connection
-from image_classifier.tracking.registry import DIGEST, Version
+from image_classifier.tracking.registry import (
+    DIGEST,
+    Version,
+    files_deleted,
+    get_version,
+    version_with_alias,
+)
 from image_classifier.tracking.stored_models import stored_files
 
 if TYPE_CHECKING:
@@ -68,11 +73,8 @@ def check_version(uri: str) -> str:
         InputError: the address does not have this form, there is no such version, or MLflow does
             not answer.
     """
-    connection.connect()
-    try:
+    with connection.require_mlflow():
         return find_version(uri).uri
-    except MlflowException as error:
-        raise _cannot_be_loaded(uri, error) from None
 
 
 @contextmanager
@@ -88,18 +90,18 @@ def verified_files(uri: str) -> Iterator[tuple[Path, Version]]:
         InputError: the address does not have this form, there is no such version, its files have
             changed, or it was registered without a digest.
     """
-    connection.connect()
-    try:
+    with connection.require_mlflow():
         version = find_version(uri)
-        with stored_files(version.uri) as folder:
-            client = mlflow.MlflowClient()
-            place = client.get_model_version_download_uri(version.name, version.version)
-            check_digest(version, digests.of_folder(folder), place)
-            yield folder, version
-    except MlflowException as error:
-        raise _cannot_be_loaded(uri, error) from None
-    except OSError as error:
-        raise InputError(f"{uri} cannot be loaded: {error}") from None
+        if gone := files_deleted(version):
+            raise InputError(gone)
+        try:
+            with stored_files(version.uri) as folder:
+                client = mlflow.MlflowClient()
+                place = client.get_model_version_download_uri(version.name, version.version)
+                check_digest(version, digests.of_folder(folder), place)
+                yield folder, version
+        except OSError as error:
+            raise InputError(f"{uri} cannot be loaded: {error}") from None
 
 
 def find_version(uri: str) -> Version:
@@ -109,27 +111,19 @@ def find_version(uri: str) -> Version:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address does not have this form.
-        MlflowException: there is no such version, or MLflow does not answer.
+        InputError: the address does not have this form, or there is no such version.
+        MlflowException: MLflow does not answer, or refuses for another reason.
     """
     name, number, alias = _parts(uri)
-    client = mlflow.MlflowClient()
-    found = (
-        client.get_model_version(name, number)
-        if number
-        else client.get_model_version_by_alias(name, alias)
-    )
-    return Version(name, str(found.version), found.run_id, found.tags)
-
-
-def _cannot_be_loaded(uri: str, error: MlflowException) -> InputError:
-    name, *_ = _parts(uri)
-    advice = (
-        f". Run `dvc repro` to promote a champion, or name a version: --model models:/{name}/1"
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-        else ""
-    )
-    return InputError(f"{uri} cannot be loaded: {error.message.rstrip('.')}{advice}.")
+    if number:
+        return get_version(name, number)
+    version = version_with_alias(name, alias or "")
+    if version is None:
+        raise InputError(
+            f"{uri}: MLflow at {connection.public_uri()} has no registered model {name} with this "
+            f"alias. Run `dvc repro` to promote a champion, or name a version: models:/{name}/1."
+        )
+    return version
 
 
 def _parts(uri: str) -> tuple[str, str | None, str | None]:
