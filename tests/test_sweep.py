@@ -220,7 +220,7 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     assert sorted(int(run.data.params["training.seed"]) for run in runs) == list(range(16))
     assert len({run.data.tags["registered_version"] for run in runs}) == 16
     for run in runs:
-        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
+        assert len(client.get_metric_history(run.info.run_id, "val/loss")) == 1
         assert client.list_artifacts(run.info.run_id, "training")
 
 
@@ -287,7 +287,7 @@ def test_a_job_that_another_sweep_finished_is_not_trained_again(swept: Project):
     client = mlflow.MlflowClient(swept.store)
     original = client.get_run(reused.data.tags["reused_from"])
     assert original.data.params == reused.data.params
-    for name in ("best_val_loss", "val_loss", "validation_accuracy"):
+    for name in ("best_val_loss", "val/loss", "validation_accuracy"):
         assert original.data.metrics[name] == reused.data.metrics[name]
     assert reused.data.tags["weights_sha256"] == original.data.tags["weights_sha256"]
     assert f"Finished already in MLflow run {original.info.run_id}" in output

@@ -9,7 +9,8 @@ from typing import Any
 from image_classifier.config.compose import PARAMS, config_of, load
 from image_classifier.errors import InputError
 from image_classifier.evaluation import looks
-from image_classifier.evaluation.report_texts import HEADLINE, number
+from image_classifier.evaluation.metrics import HEADLINE
+from image_classifier.evaluation.report_texts import number
 from image_classifier.project import paths
 
 
