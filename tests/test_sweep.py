@@ -136,6 +136,7 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     preset = (swept.folder / "conf/experiment/winner.yaml").read_text()
     assert f"{run.data.metrics['best_val_loss']:.4f}" in preset.splitlines()[1]
     assert "threads: 1" in preset
+    swept.run(sys.executable, "docs/configuration.py")  # as `make params` does
     swept.run("dvc", "repro", "train")
     repeated = client.get_run(swept.read("build/train/run.json")["run_id"])
     assert repeated.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]

@@ -37,6 +37,8 @@ SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its 
 PROCESS_VARIABLE = "IMAGE_CLASSIFIER_PROCESS"  # the process of the sweep, for its jobs
 TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in a parameter
 
+SPACE = "&emsp;"
+
 # tags of a run
 PROCESS = "process"  # the process that trains, or whose sweep it is; see `project.processes`
 PRUNED = "pruned_after_epoch"  # a job of a sweep that was stopped because others are better
@@ -238,8 +240,13 @@ def cut(text: str) -> str:
 
 
 def note(text: str) -> str:
-    """Return Markdown for MLflow's pages, whose tables have no space between columns."""
-    return text.replace(" | ", "&emsp; | ").replace("---&emsp;", "---")
+    """Return Markdown for MLflow's pages, which put no space between the columns of a table."""
+    return text.replace(" | ", f"{SPACE} | ").replace(f"---{SPACE}", "---")
+
+
+def plain(note: str) -> str:
+    """Return the Markdown that a note of MLflow was made of."""
+    return note.replace(f"{SPACE} | ", " | ")
 
 
 def short(name: str) -> str:
