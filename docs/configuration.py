@@ -58,7 +58,7 @@ def section_lines(section: str, names: list[str], definitions: dict[str, Any]) -
         part = definitions[name]
         architecture = part["properties"].get("name", {}).get("const", "")
         # an adopted preset may have settings that another model does not know
-        chosen = [f"model={architecture}", "experiment=null"] if section == "model" else []
+        chosen = [f"model={architecture}", "~experiment"] if section == "model" else []
         defaults = flatten(config_of(*chosen))
         lines.append(f"{part['description']}\n")
         lines += ["| key | values | default | |", "|---|---|---|---|"]

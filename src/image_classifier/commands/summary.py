@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"""
 Activate    source .venv/bin/activate
 Look        make ui                         then http://127.0.0.1:5000
-Compare     dvc exp show                    or select runs in the MLflow UI
+Compare     make compare                    or select runs in the MLflow UI
 Serve       image-classifier serve --model {uri}
 Predict     image-classifier predict {paths.RAW} --model {uri}""")
     if config != config_of():
