@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install run test faults coverage bench reproduce params ui clean
+.PHONY: help install run test faults coverage bench reproduce params ui compare clean
 DATASET ?= data
 .DEFAULT_GOAL := help
 
@@ -61,6 +61,9 @@ params: install ## write params.yaml, and the reference of all settings, from co
 
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui
+
+compare: install ## show all experiments in a table: the metrics, and the settings that differ
+	dvc exp show --only-changed --drop 'src/|build/|data$$'
 
 clean: ## remove the output of the pipeline, but not its MLflow runs
 	rm -rf build runs .coverage* .pytest_cache .mypy_cache .ruff_cache

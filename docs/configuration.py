@@ -57,7 +57,8 @@ def section_lines(section: str, names: list[str], definitions: dict[str, Any]) -
     for name in names:
         part = definitions[name]
         architecture = part["properties"].get("name", {}).get("const", "")
-        chosen = [f"model={architecture}"] if section == "model" else []
+        # an adopted preset may have settings that another model does not know
+        chosen = [f"model={architecture}", "~experiment"] if section == "model" else []
         defaults = flatten(config_of(*chosen))
         lines.append(f"{part['description']}\n")
         lines += ["| key | values | default | |", "|---|---|---|---|"]

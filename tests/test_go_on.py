@@ -136,7 +136,7 @@ def test_more_epochs_continue_and_end_as_if_asked_for_at_once(
     assert more.data.tags["weights_sha256"] == at_once.data.tags["weights_sha256"]
     assert more.data.tags["weights_sha256"] != first.data.tags["weights_sha256"]
     assert history(more) == history(at_once)
-    assert [step for step, _ in history(more)["val_loss"]] == [1, 2, 3, 4]
+    assert [step for step, _ in history(more)["val/loss"]] == [1, 2, 3, 4]
 
 
 def test_a_cosine_schedule_begins_at_epoch_1_and_a_line_says_why(

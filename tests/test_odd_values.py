@@ -64,7 +64,7 @@ def test_the_run_has_all_of_it_and_says_what_is_cut(odd: Project):
     stored = OmegaConf.load(file)
     assert stored.dataset.note == NOTE
     assert list(stored.dataset.exclude) == EXCLUDE
-    recalls = [name for name in run.data.metrics if name.startswith("test_recall/")]
+    recalls = [name for name in run.data.metrics if name.startswith("test_recall_of_")]
     assert len(recalls) == len(CLASSES)
 
 

@@ -136,6 +136,7 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     preset = (swept.folder / "conf/experiment/winner.yaml").read_text()
     assert f"{run.data.metrics['best_val_loss']:.4f}" in preset.splitlines()[1]
     assert "threads: 1" in preset
+    swept.run(sys.executable, "docs/configuration.py")  # as `make params` does
     swept.run("dvc", "repro", "train")
     repeated = client.get_run(swept.read("build/train/run.json")["run_id"])
     assert repeated.data.tags["weights_sha256"] == run.data.tags["weights_sha256"]
@@ -153,8 +154,12 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     parent = parent_of(swept.output)
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent).data.tags["best.run_id"]
-    output = swept.command("prune", parent)
-    assert "1 models deleted" in output
+    listed = swept.command("prune", parent, code=1)
+    assert "nothing is deleted. Add --yes to delete 1 models" in listed
+    kept, lost = listed.split("Loses its model")
+    assert best in kept and "best job" in kept and best not in lost
+    assert len(client.search_model_versions()) > 1
+    assert "1 models deleted" in swept.command("prune", parent, "--yes")
     for run in children(swept, parent):
         if run.info.status == "FINISHED":
             left = client.search_model_versions(f"run_id = '{run.info.run_id}'")
@@ -220,7 +225,7 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     assert sorted(int(run.data.params["training.seed"]) for run in runs) == list(range(16))
     assert len({run.data.tags["registered_version"] for run in runs}) == 16
     for run in runs:
-        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
+        assert len(client.get_metric_history(run.info.run_id, "val/loss")) == 1
         assert client.list_artifacts(run.info.run_id, "training")
 
 
@@ -287,7 +292,7 @@ def test_a_job_that_another_sweep_finished_is_not_trained_again(swept: Project):
     client = mlflow.MlflowClient(swept.store)
     original = client.get_run(reused.data.tags["reused_from"])
     assert original.data.params == reused.data.params
-    for name in ("best_val_loss", "val_loss", "validation_accuracy"):
+    for name in ("best_val_loss", "val/loss", "validation_accuracy"):
         assert original.data.metrics[name] == reused.data.metrics[name]
     assert reused.data.tags["weights_sha256"] == original.data.tags["weights_sha256"]
     assert f"Finished already in MLflow run {original.info.run_id}" in output

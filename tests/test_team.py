@@ -130,7 +130,7 @@ def test_parallel_jobs_on_postgresql_lose_nothing(
     runs = store.search_runs(["1"], "attributes.run_name LIKE '%threads=1%'")
     assert len({run.data.params["training.seed"] for run in runs}) == 8
     for run in runs:
-        assert {"val_loss", "best_val_loss", "fit_seconds"} <= set(run.data.metrics)
+        assert {"val/loss", "best_val_loss", "fit_seconds"} <= set(run.data.metrics)
         assert store.list_artifacts(run.info.run_id, "training")
     assert len({run.data.tags["registered_version"] for run in runs}) == 8
 

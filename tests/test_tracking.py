@@ -75,5 +75,5 @@ def test_an_epoch_that_a_killed_attempt_logged_is_not_logged_again(tmp_path: Pat
         for epoch in range(2):
             logger.on_epoch_end(epoch, {})
         logger.pool.shutdown()
-    steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
+    steps = [metric.step for metric in client.get_metric_history(run_id, "train/loss")]
     assert steps == [1, 2]

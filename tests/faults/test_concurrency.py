@@ -51,7 +51,7 @@ def test_a_training_waits_for_the_same_training_in_another_process(shared: Proje
     runs = {re.search(r"MLflow run (\w{32}), registered", output)[1] for output in outputs}
     client = mlflow.MlflowClient(shared.store)
     for run_id in runs:
-        steps = [metric.step for metric in client.get_metric_history(run_id, "train_loss")]
+        steps = [metric.step for metric in client.get_metric_history(run_id, "train/loss")]
         assert sorted(steps) == [1, 2]
     assert len(runs) == 2
 

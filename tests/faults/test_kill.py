@@ -62,7 +62,7 @@ def assert_complete(project: Project, run_id: str) -> None:
     client = mlflow.MlflowClient(project.store)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
-    for name in ("train_loss", "val_loss", "val_accuracy"):
+    for name in ("train/loss", "val/loss", "val/accuracy"):
         steps = [metric.step for metric in client.get_metric_history(run_id, name)]
         assert sorted(steps) == [1, 2, 3, 4, 5, 6, 7, 8], name
     assert len(client.search_model_versions(f"run_id = '{run_id}'")) == 1

@@ -94,7 +94,7 @@ def assert_uploaded_once(server: str, seed: int) -> None:
     (run,) = runs_of(server, seed)
     run_id = run.info.run_id
     assert run.info.status == "FINISHED"
-    for name in ("train_loss", "val_accuracy"):
+    for name in ("train/loss", "val/accuracy"):
         steps = [metric.step for metric in client.get_metric_history(run_id, name)]
         assert sorted(steps) == [1, 2, 3, 4], name
     for name in ("train_seconds", "parameters"):

@@ -44,7 +44,8 @@ def reproduce(run_id: str) -> bool:
 
     with connection.require_mlflow():
         recorded = runs.record_of(run_id)
-    commit = recorded.tags.get("dvc.exp_baseline_rev") or recorded.tags.get("git.commit")
+    tags = recorded.tags  # runs of earlier releases have `git.commit`
+    commit = tags.get("dvc.exp_baseline_rev") or tags.get(runs.COMMIT) or tags.get("git.commit")
     if not commit or not recorded.settings:
         raise InputError(f"run {run_id} has no commit or no config/params.yaml: is it a training?")
     for warning in [*warnings(recorded.tags), *filter(None, [recorded.deleted])]:

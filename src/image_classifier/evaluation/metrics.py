@@ -1,5 +1,7 @@
 """The metrics of a set of predictions."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import sklearn
@@ -7,6 +9,8 @@ from sklearn import metrics as sklearn_metrics
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
+
+HEADLINE = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
 
 
 def classification_metrics(
@@ -30,17 +34,24 @@ def classification_metrics(
     # a bootstrap calls this a thousand times, on arrays that are known to be valid
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         result = {
-            "accuracy": np.mean(labels == predicted),
             "balanced_accuracy": balanced_accuracy(labels, predicted),
-            "f1_macro": f1_macro(labels, predicted),
-            "loss": cross_entropy(labels, probabilities),
+            "accuracy": np.mean(labels == predicted),
         }
         if probabilities.shape[1] == 2:
             result |= _of_two_classes(labels, probabilities[:, 1], predicted)
         else:
             result["roc_auc_macro"] = roc_auc_macro(labels, probabilities)
-    result["calibration_error"] = calibration_error(labels, probabilities)
+        result |= {
+            "f1_macro": f1_macro(labels, predicted),
+            "loss": cross_entropy(labels, probabilities),
+            "calibration_error": calibration_error(labels, probabilities),
+        }
     return {name: float(value) for name, value in result.items()}
+
+
+def headline(metrics: Mapping[str, float], split: str) -> dict[str, float]:
+    """Return the most telling of the metrics of a split, with its name before theirs."""
+    return {f"{split}_{name}": metrics[name] for name in HEADLINE if name in metrics}
 
 
 def class_metrics(labels: Integers, predicted: Integers, classes: int) -> dict[str, Floats]:
@@ -118,9 +129,9 @@ def _of_two_classes(labels: Integers, positive: Floats, predicted: Integers) -> 
     return {
         "sensitivity": hits / positives if positives else np.nan,
         "specificity": rejections / negatives if negatives else np.nan,
+        "roc_auc": sklearn_metrics.roc_auc_score(labels, positive) if both else np.nan,
         "precision": hits / calls if calls else 0.0,
         "f1": 2 * hits / (calls + positives) if calls + positives else 0.0,
-        "roc_auc": sklearn_metrics.roc_auc_score(labels, positive) if both else np.nan,
         "pr_auc": sklearn_metrics.average_precision_score(labels, positive) if both else np.nan,
         "brier": np.mean((positive - labels) ** 2),
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 from image_classifier.data.labels import SPLITS
 from image_classifier.evaluation import report_texts
+from image_classifier.evaluation.metrics import HEADLINE
 from image_classifier.evaluation.report_texts import (
-    HEADLINE,
     LISTED,
     chance_of,
     doubt_warnings,

@@ -6,7 +6,6 @@ from typing import Any
 from image_classifier.evaluation import looks
 from image_classifier.evaluation.shortcut_tests import short_sentence
 
-HEADLINE = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
 SEES = {"metadata": "the file metadata", "border": "the border"}  # what a probe sees
 LISTED = 5  # file names in a list; the complete lists are artifacts of the run
 

@@ -32,6 +32,7 @@ from image_classifier.evaluation import (
 )
 from image_classifier.evaluation.caveats import find_caveats
 from image_classifier.evaluation.doubt import check_unknown, know_images, measure_doubt
+from image_classifier.evaluation.metrics import headline
 from image_classifier.evaluation.predictions import (
     predict_split,
     predictions_digest,
@@ -91,8 +92,9 @@ def evaluate(config: Config) -> None:
         report["doubt"] = measure_doubt(classifier, known, validation, test)
         report["weak_spots"] = asdict(find_weak_spots(dataset, classifier, known.train, test))
 
-        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
-        version = registry.register(config, dataset, model, validated)
+        version = registry.register(
+            config, dataset, model, headline(validation.metrics, "validation")
+        )
         # before anything of the test images is stored or shown: a kill loses no look
         looked = ledger.mark_evaluation(
             version, test_digest(dataset.rows), predictions_digest(test)
@@ -127,8 +129,11 @@ def evaluate(config: Config) -> None:
             "evaluation.test_time_augmentation": version.tags["test_time_augmentation"],
         }
         runs.log_settings(config)
-        registry.log_evaluation(version, validated | headline_metrics(report), tags)
-        runs.log_metrics(class_metrics(report))  # not as tags: each would be a request
+        validated = {f"validation_{name}": value for name, value in validation.metrics.items()}
+        runs.log_metrics(validated | measured(report) | class_metrics(report))
+        # what depends on the threshold is a tag: MLflow keeps the first value of a parameter
+        runs.log_tags(tags)
+        registry.tag_version(version, tags | registry.texts(headline(test.metrics, "test")))
         registry.set_description(version, card)
         runs.log_files(
             [
@@ -194,7 +199,7 @@ def suspected(report: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+def measured(report: Mapping[str, Any]) -> dict[str, float]:
     """Return what was measured on the test images and the external sets as MLflow metrics."""
     return (
         {f"test_{name}": entry["value"] for name, entry in report["test"].items()}
@@ -223,7 +228,7 @@ def class_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """Return precision, recall and F1 of each class as MLflow metrics."""
     labels = metric_names(list(report["classes_test"]))
     return {
-        f"test_{name}/{labels[label]}": entry[name]["value"]
+        f"test_{name}_of_{labels[label]}": entry[name]["value"]
         for label, entry in report["classes_test"].items()
         for name in ("precision", "recall", "f1")
         if entry[name]["value"] is not None

@@ -285,7 +285,7 @@ def log_training(
             **timings,
             "fit_seconds": trained.progress.timings["fit_seconds"],
         }
-        runs.log_metrics(metrics, epoch=trained.progress.epochs)
+        runs.log_metrics(metrics)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset, load_prepared
 from image_classifier.errors import InputError
 from image_classifier.evaluation.doubt import check_unknown
+from image_classifier.evaluation.metrics import headline
 from image_classifier.evaluation.predictions import write_predictions
 from image_classifier.evaluation.threshold import choose_threshold
 from image_classifier.project import paths
@@ -184,7 +185,8 @@ def register(config: Config, dataset: PreparedDataset, folder: Path, trained: Tr
     write_metadata(folder, classifier.metadata)
     metrics = {f"validation_{name}": value for name, value in validation.metrics.items()}
     if not runs.logged("validation_accuracy"):
-        runs.log_metrics(metrics, epoch=trained.progress.epochs)
+        runs.log_metrics(metrics)
+    shown = headline(validation.metrics, "validation")
     predictions = folder.parent / paths.VALIDATION_PREDICTIONS
     write_predictions(dataset, validation, predictions)
     runs.log_files([predictions], "training")
@@ -192,7 +194,7 @@ def register(config: Config, dataset: PreparedDataset, folder: Path, trained: Tr
         case "none":
             return "not stored"
         case "best":
-            registry.store_for_later(config, dataset, folder, metrics)
+            registry.store_for_later(config, dataset, folder, shown)
             return "stored"
         case "each":
-            return f"registered as {registry.register(config, dataset, folder, metrics).uri}"
+            return f"registered as {registry.register(config, dataset, folder, shown).uri}"

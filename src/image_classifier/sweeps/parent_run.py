@@ -100,7 +100,8 @@ def start(
             f"The run of this sweep was deleted, so it begins again. To continue it instead, end "
             f"this command: `mlflow runs restore --run-id {before}`."
         )
-    parent = str(given or client.create_run(experiment, tags={"sweep_key": key}).info.run_id)
+    tags = {"sweep_key": key, **runs.origin()}
+    parent = str(given or client.create_run(experiment, tags=tags).info.run_id)
     first = oldest(experiment, key)
     if first and first != parent and not given:  # another machine began the sweep at this moment
         client.delete_run(parent)
@@ -352,7 +353,7 @@ def page(result: SweepResult, ranked: Sequence[results.Recipe], pooled: Mapping[
         result.verdict,
         f"Plots, `results.csv`{' and `out_of_fold.csv`' * bool(pooled)}: artifacts, `sweep`.",
     ]
-    return runs.cut("\n\n".join(filter(None, parts)))
+    return runs.cut(runs.note("\n\n".join(filter(None, parts))))
 
 
 def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:

@@ -35,6 +35,12 @@ SERVING_CODE = [
         "pyfunc_model.py",
     )
 ]
+# the description of a registered model
+ALIASES = (
+    "`champion` is the version that `serve` and `predict` use. `challenger` is one that only its "
+    "comparison with the champion keeps from being champion. The description of an evaluated "
+    "version is its model card; its tag `promotion` says what the gate decided."
+)
 # the tags that make a version of a run differ from another version of the same run
 DECISION_TAGS = (
     "threshold", "temperature", "test_time_augmentation", "doubt", "serving_sha256",
@@ -68,7 +74,7 @@ def register(
         config: Names the registered model, and gives its limits on images.
         dataset: Gives a validation image as the model's input example.
         folder: What `Classifier.load` reads.
-        metrics: Validation metrics, set as tags of the version.
+        metrics: The most telling validation metrics, set as tags of the version.
     """
     tags = version_tags(dataset, folder, metrics)
     name = config.tracking.registered_model
@@ -96,6 +102,8 @@ def register_stored(address: str, name: str, run_id: str, tags: dict[str, str]) 
     """Register a stored model as a new version with tags; record the version on its run."""
     number = str(mlflow.register_model(address, name, tags=tags).version)
     version = Version(name, number, run_id, tags)
+    if number == "1":
+        mlflow.MlflowClient().update_registered_model(name, ALIASES)
     mlflow.MlflowClient().set_tag(run_id, "registered_version", version.uri)
     return version
 
@@ -153,8 +161,13 @@ def version_tags(
         f"unknown when {'/'.join(metadata.unknown) or 'never'}, unusual from "
         f"{metadata.unusual_percentile:g}, knows {knows} of its images",
         "serving_sha256": hashlib.sha256(code.encode()).hexdigest(),
-        **{name: f"{value:.6g}" for name, value in metrics.items()},
+        **texts(metrics),
     }
+
+
+def texts(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return metrics as the tags of a version."""
+    return {name: f"{value:.6g}" for name, value in metrics.items()}
 
 
 def tag_version(version: Version, tags: Mapping[str, str]) -> None:
@@ -163,19 +176,9 @@ def tag_version(version: Version, tags: Mapping[str, str]) -> None:
         mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
 
 
-def log_evaluation(version: Version, metrics: Mapping[str, float], tags: dict[str, str]) -> None:
-    """Log what evaluate measured to the open run, and as tags to the version.
-
-    What depends on the decision threshold is a tag: MLflow never accepts another value for a
-    parameter.
-    """
-    runs.log_metrics(metrics)
-    runs.log_tags(tags)
-    tag_version(version, tags | {name: f"{value:.6g}" for name, value in metrics.items()})
-
-
 def set_description(version: Version, text: str) -> None:
     """Set the description of the open run and of a registered version; cut what is too long."""
+    text = runs.note(text)
     if len(text) > LONGEST:
         text = (
             f"{text[: LONGEST - 100]}…\n\nThe rest is in `evaluation/model_card.md` of the run.\n"

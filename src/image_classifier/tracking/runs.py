@@ -17,6 +17,8 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME
 from omegaconf import OmegaConf
 
 from image_classifier.config.compose import flatten
@@ -29,11 +31,14 @@ from image_classifier.project.processes import this_process
 from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
+COMMIT = MLFLOW_GIT_COMMIT  # the tag with the commit of the code, which MLflow's pages show
 STARTED_FROM = "start_from.run_id"  # the tag with the run whose weights were the first
 SWEEP_VARIABLE = "IMAGE_CLASSIFIER_SWEEP"  # the id of the sweep's run, for its jobs
 PROCESS_VARIABLE = "IMAGE_CLASSIFIER_PROCESS"  # the process of the sweep, for its jobs
 TRAIN_AGAIN = ", or train the model again: `dvc repro -f -s train`"
 TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in a parameter
+
+SPACE = "&emsp;"
 
 # tags of a run
 PROCESS = "process"  # the process that trains, or whose sweep it is; see `project.processes`
@@ -172,7 +177,7 @@ def open_training(
         client.set_tag(run_id, "training_id", training_id)
         client.set_tag(run_id, PROCESS, process)
     else:
-        tags = {"training_id": training_id, PROCESS: process} | (
+        tags = {"training_id": training_id, PROCESS: process, **origin()} | (
             {"mlflow.parentRunId": parent} if parent else {}
         )
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
@@ -223,6 +228,7 @@ def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
     run = client.get_run(original)
     tags = {name: run.data.tags[name] for name in COPIED_TAGS if name in run.data.tags}
     tags |= {"mlflow.parentRunId": parent, REUSED: original, **overrides_tags(overrides)}
+    tags |= {"mlflow.note.content": f"A copy of run `{original}`, the same training.", **origin()}
     copy = client.create_run(run.info.experiment_id, run_name=run.info.run_name, tags=tags)
     metrics = [
         metric
@@ -295,6 +301,16 @@ def cut(text: str, whole: str = "") -> str:
     return text[: TAG_LENGTH - len(end)] + end
 
 
+def note(text: str) -> str:
+    """Return Markdown for MLflow's pages, which put no space between the columns of a table."""
+    return text.replace(" | ", f"{SPACE} | ").replace(f"---{SPACE}", "---")
+
+
+def plain(note: str) -> str:
+    """Return the Markdown that a note of MLflow was made of."""
+    return note.replace(f"{SPACE} | ", " | ")
+
+
 def short(name: str) -> str:
     """Return a run's name, cut to the length that PostgreSQL and MySQL can store."""
     return name if len(name) <= 250 else f"{name[:249]}…"
@@ -309,7 +325,7 @@ def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
 
 def logged_epochs(run_id: str) -> set[int]:
     """Return the epochs whose metrics a run has."""
-    history = mlflow.MlflowClient().get_metric_history(run_id, "train_loss")
+    history = mlflow.MlflowClient().get_metric_history(run_id, "train/loss")
     return {metric.step for metric in history}
 
 
@@ -318,9 +334,9 @@ def logged(metric: str) -> bool:
     return metric in mlflow.MlflowClient().get_run(run_id()).data.metrics
 
 
-def log_metrics(metrics: Mapping[str, float], epoch: int = 0) -> None:
-    """Log final metrics to the open run."""
-    mlflow.log_metrics(dict(metrics), step=epoch)
+def log_metrics(metrics: Mapping[str, float]) -> None:
+    """Log final metrics to the open run; without a step, MLflow draws them as bars."""
+    mlflow.log_metrics(dict(metrics))
 
 
 def log_tags(tags: Mapping[str, object]) -> None:
@@ -423,12 +439,19 @@ def record_of(run_id: str, store: str | None = None) -> Record:
         return Record(run.data.tags, metrics, Path(file).read_text(), deleted)
 
 
+def origin() -> dict[str, str]:
+    """Return who starts a run and with what, as the tags that MLflow's own pages show."""
+    name = " ".join(["image-classifier", *sys.argv[1:2]])
+    tags: dict[str, str] = resolve_tags({MLFLOW_SOURCE_NAME: name})
+    return tags
+
+
 def provenance() -> dict[str, str]:
     """Return where a run comes from: command, commit, DVC experiment, digests of lock files."""
     tags = {"command": cut(" ".join(sys.argv))}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     if commit.returncode == 0:
-        tags["git.commit"] = commit.stdout.strip()
+        tags[COMMIT] = commit.stdout.strip()
         changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
         tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
     for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):

@@ -7,13 +7,14 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from image_classifier.project import paths
+from image_classifier.tracking import runs
 from image_classifier.tracking.registry import Version
 
 
 def model_card(version: Version) -> str:
     """Return the model card, which is the version's description; empty for one without."""
     found = mlflow.MlflowClient().get_model_version(version.name, version.version)
-    return found.description or ""
+    return runs.plain(found.description or "")
 
 
 def report(version: Version) -> str | None:

@@ -60,7 +60,8 @@ class Progress:
         )
         return {
             **{f"best_{name}": history[name][best - 1] for name in measured},
-            "train_accuracy": history["accuracy"][-1],
-            "train_loss": history["loss"][-1],
-            **{name: history[name][-1] for name in measured},
+            # the slash makes sections of charts on the pages of MLflow
+            "train/accuracy": history["accuracy"][-1],
+            "train/loss": history["loss"][-1],
+            **{f"val/{name.removeprefix('val_')}": history[name][-1] for name in measured},
         }
