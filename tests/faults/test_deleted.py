@@ -172,7 +172,7 @@ def test_prune_says_which_jobs_were_deleted_and_keeps_the_last_model(
         store.delete_run(run_id)
     here = Project(tmp_path)
     here.environment = project.environment
-    output = here.command("prune", parent)
+    output = here.command("prune", parent, "--yes")
     assert "3 of the 5 jobs were deleted in MLflow: their models are left." in output
     store.delete_run(jobs[0])
     output = here.command("prune", parent, code=1)
