@@ -27,6 +27,8 @@ $(BIN)/.installed-dev: requirements-dev.lock $(BIN)/.installed
 	@touch $@
 
 run: install ## run the pipeline, then show its metrics and what to do next
+	@git rev-parse --git-dir >/dev/null 2>&1 || test -e .git || { dvc config --local core.no_scm true && \
+	echo "No git repository here: the pipeline runs, but not dvc exp. For dvc exp: git init && git add --all && git commit -m start && dvc config --local --unset core.no_scm"; }
 	dvc repro
 	@python -m image_classifier summary
 
@@ -60,7 +62,7 @@ params: install ## write params.yaml, and the reference of all settings, from co
 	mv docs/configuration.md.new docs/configuration.md
 
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
-	mlflow ui
+	mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 compare: install ## show all experiments in a table: the metrics, and the settings that differ
 	dvc exp show --only-changed --drop 'src/|build/|data$$'

@@ -109,7 +109,7 @@ def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]])
 
     (folder / "auth.ini").write_text(
         "[mlflow]\ndefault_permission = EDIT\nadmin_username = admin\n"
-        f"database_uri = sqlite:///{folder / 'users.db'}\n"
+        "database_uri = sqlite:///users.db\n"  # in the server's folder
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     database = f"postgresql+psycopg://mlflow:{password}@127.0.0.1:{database_port}/postgres"

@@ -145,6 +145,12 @@ class Project:
         assert answer == str(code), f"{words} ended with {answer}:\n{printed}"
         return printed
 
+    def write_params(self, *overrides: str) -> None:
+        """Write params.yaml; without the former one, whose changes the command would print."""
+        params = self.folder / "params.yaml"
+        params.unlink(missing_ok=True)
+        params.write_text(self.command("config", *overrides))
+
     def stages(self, *names: str) -> str:
         """Run stages here, all by default, in one process and without DVC; return the output."""
         code = f"""
@@ -186,7 +192,7 @@ def new_project(folder: Path, *overrides: str) -> Project:
             shutil.copy2(ROOT / name, folder / name)
     project = Project(folder)
     project.run("git", "init", "--quiet")
-    (folder / "params.yaml").write_text(project.command("config", *overrides))
+    project.write_params(*overrides)
     project.commit()
     return project
 

@@ -72,10 +72,8 @@ def test_a_users_images_replace_the_embedded_ones(
     project.commit()
     project.run("cp", "-r", str(shapes), "data")
     project.run("dvc", "add", "data")
-    params = project.command(
-        "config", *SHRUNK, "dataset.name=shapes", "dataset.positive_class=null", "training.epochs=1"
-    )
-    (project.folder / "params.yaml").write_text(params)
+    chosen = ["dataset.name=shapes", "dataset.positive_class=null", "training.epochs=1"]
+    project.write_params(*SHRUNK, *chosen)
     project.commit()
     project.run("dvc", "repro", "prepare")
     assert project.read("build/split/split.json")["classes"] == ["blue, dark", "green", "red"]

@@ -50,8 +50,7 @@ def test_every_months_challenger_is_compared_with_the_champion(tmp_path: Path):
         if month:
             add(data, month, number // 5)
             number += number // 5
-            params = project.command("config", *overrides, *training)
-            (project.folder / "params.yaml").write_text(params)
+            project.write_params(*overrides, *training)
         output = project.run("dvc", "repro")
         decision = project.read("build/promote/decision.json")
         rows = (project.folder / "build/split/manifest.csv").read_text().splitlines()[1:]

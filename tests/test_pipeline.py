@@ -33,7 +33,7 @@ def stages_to_run(project: Project, *overrides: str) -> list[str]:
     params = project.folder / "params.yaml"
     before = params.read_text()
     try:
-        params.write_text(project.command("config", *SHRUNK, *overrides))
+        project.write_params(*SHRUNK, *overrides)
         changed = re.findall(r"^(\w+):$", project.run("dvc", "status"), flags=re.MULTILINE)
     finally:
         params.write_text(before)

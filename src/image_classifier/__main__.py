@@ -6,15 +6,15 @@ The one place where commands are listed, and where errors become messages and ex
 import argparse
 import importlib
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from image_classifier.config.compose import load
-from image_classifier.config.messages import explain_composition
 from image_classifier.errors import InputError, explain_os_error
 
 # DVC runs these in this order, with the settings of params.yaml
@@ -63,14 +63,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
+        from image_classifier.config.messages import explain_composition
+
         # of the other commands, the arguments are files and addresses
         message = explain_composition(error, words[1:] if name in ("config", "train") else [])
+    except yaml.MarkedYAMLError as error:
+        from image_classifier.config.messages import explain_yaml
+
+        message = explain_yaml(error)
+    except ImportError as error:
+        message = explain_import(error)
     except OSError as error:
         message = explain_os_error(error)
     except MemoryError:
         message = "the memory is full. Close other programs, or add memory."
     print(f"{name}: {message}", file=sys.stderr)
     return 1
+
+
+def explain_import(error: ImportError) -> str:
+    """Return which of the project's modules a queued experiment lacks; raise any other error."""
+    from image_classifier.project.paths import left_behind
+
+    missing = left_behind() if (error.name or "").startswith("image_classifier") else []
+    if not missing:
+        raise error
+    return (
+        f"{error}. Queued experiments have only the files that git tracks. Run `git add "
+        f"{shlex.join(missing)}`, then queue the experiment again."
+    )
 
 
 def overview() -> str:
@@ -83,6 +104,8 @@ def overview() -> str:
 
 def run(name: str, words: list[str]) -> int:
     """Import the module of one command, and run it with its arguments; return the exit code."""
+    from image_classifier.config.compose import load  # not above: it may lack one of its modules
+
     if name in STAGES:
         module = importlib.import_module(f"image_classifier.stages.{name}")
         parser_of(name, module).parse_args(words)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from image_classifier.config.compose import CONF, PARAMS, compose, typed
+from image_classifier.config.compose import CONF, PARAMS, compose, replace_params, typed
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def adopt(run_id: str, name: str) -> None:
         main.write_text(before)  # both changes or none
         preset.unlink()
         raise
-    PARAMS.write_text(OmegaConf.to_yaml(composed, resolve=True))
+    replace_params(composed)
     print(
         f"{preset} is now the default, and overrides the same settings in other files of conf/. "
         f"{PARAMS} has its settings: run `dvc repro`. To undo this, run `git checkout "

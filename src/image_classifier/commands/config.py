@@ -1,13 +1,13 @@
 """config: prints the settings that conf/ composes to; `make params` writes them to params.yaml.
 
 image-classifier config model=article
+
+On the error stream, it says which settings have other values than in params.yaml.
 """
 
 import argparse
 
-from omegaconf import OmegaConf
-
-from image_classifier.config.compose import compose, typed
+from image_classifier.config.compose import as_text, compose, tell_changes, typed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     composed = compose(arguments.overrides)
     typed(composed)
-    # the format of `dvc exp run`, so that neither changes the other's file
-    print(OmegaConf.to_yaml(composed, resolve=True), end="")
+    tell_changes(composed)
+    print(as_text(composed), end="")
     return 0

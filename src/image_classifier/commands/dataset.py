@@ -14,9 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from image_classifier.config.compose import CONF, PARAMS, compose, typed, validate_section
+from image_classifier.config.compose import (
+    CONF,
+    compose,
+    replace_params,
+    typed,
+    validate_section,
+)
 from image_classifier.config.git_address import is_local
 from image_classifier.config.schema import ImageSource
 from image_classifier.data import sources
@@ -111,7 +115,7 @@ def write(preset: Path, found: Survey, folder: Path) -> None:
         main.write_text(before)  # both changes or none
         preset.unlink()
         raise
-    PARAMS.write_text(OmegaConf.to_yaml(composed, resolve=True))
+    replace_params(composed)
 
 
 def text_of(found: Survey) -> str:

@@ -56,7 +56,7 @@ def reproduce(run_id: str) -> bool:
         command("git", "checkout", "--quiet", commit, cwd=project)
         (project / "params.yaml").write_text(recorded.settings)
         share_cache(project)
-        store = f"sqlite:///{project / 'mlflow.db'}"
+        store = paths.sqlite_address(project / "mlflow.db")
         stage = "evaluate" if "test_accuracy" in recorded.metrics else "train"
         print(f"Repeating run {run_id}: commit {commit[:12]}, {recorded.tags['threads']} threads.")
         command(

@@ -1,6 +1,9 @@
 """Composes the settings from conf/ with Hydra, and reads them from params.yaml, with types."""
 
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +16,7 @@ from image_classifier.config import resolvers
 from image_classifier.config.messages import explain_validation
 from image_classifier.config.schema import Config, Section
 from image_classifier.errors import InputError
+from image_classifier.project.files import merge_conflict
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -42,8 +46,42 @@ def load(path: Path = PARAMS) -> Config:
             raise InputError(f"{path} must contain sections such as dataset: and model:.") from None
         raise
     except Exception as error:  # of YAML, of OmegaConf, of the encoding
+        if advice := merge_conflict(path):
+            raise InputError(f"{advice} Or take the settings of conf/: `make params`.") from None
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read ({reason}): fix it, or `make params`.") from None
+
+
+def replace_params(composed: DictConfig) -> None:
+    """Write `params.yaml`, and print which of its settings change."""
+    tell_changes(composed)
+    PARAMS.write_text(as_text(composed))
+
+
+def as_text(composed: DictConfig) -> str:
+    """Return settings as `dvc exp run` writes them, so that neither changes the other's file."""
+    return OmegaConf.to_yaml(composed, resolve=True)
+
+
+def tell_changes(composed: DictConfig) -> None:
+    """Print, on the error stream, the settings of `params.yaml` that have other values here."""
+    try:
+        former = dict(_settings(OmegaConf.to_container(OmegaConf.load(PARAMS)), ""))
+    except FileNotFoundError:
+        return
+    except Exception:  # of YAML, of OmegaConf, of the encoding
+        reason = "has the marks of a merge conflict" if merge_conflict(PARAMS) else "cannot be read"
+        print(f"{PARAMS} {reason}: its settings are not taken.", file=sys.stderr)
+        return
+    new = dict(_settings(OmegaConf.to_container(composed, resolve=True), ""))
+    shown = partial(json.dumps, ensure_ascii=False, default=str)
+    changed = [
+        f"  {key}: {shown(value)} → {shown(new[key]) if key in new else 'dropped'}"
+        for key, value in former.items()
+        if key not in new or new[key] != value
+    ]
+    if changed:
+        print("\n".join([f"Other values than in {PARAMS}:", *changed]), file=sys.stderr)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -121,6 +159,14 @@ def selected(config: Config, names: Sequence[str]) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if any(key == name or key.startswith(name + ".") for name in names)
     }
+
+
+def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _settings(item, f"{name}.{key}" if name else str(key))
+    elif name:
+        yield name, value
 
 
 def _leaves(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -4,13 +4,16 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from pydantic import BaseModel, ValidationError
 
 from image_classifier.config.schema import Config
+from image_classifier.project.files import merge_conflict
 
 
 def explain_composition(error: Exception, words: Sequence[str] = ()) -> str:
@@ -57,14 +60,29 @@ def _advice(word: str, sweep: bool) -> str:
 
 
 def quoted(key: str, value: str) -> str:
-    """Return an override as it is typed in a shell, so that Hydra takes the value as a text.
+    """Return an override as it is typed in a shell, so that Hydra takes the value as a text."""
+    return shlex.quote(f"{key}={as_text(value)}")
+
+
+def as_text(value: str) -> str:
+    """Return a value with quotes, so that Hydra takes it as a text.
 
     Source: https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values: a backslash
     escapes a quote, and a backslash before a quote.
     """
     before_quotes = re.sub(r"(\\*)'", lambda found: rf"{found[1] * 2}\'", value)
     end = re.search(r"\\*$", before_quotes)
-    return shlex.quote(f"{key}='{before_quotes}{end[0] if end else ''}'")
+    return f"'{before_quotes}{end[0] if end else ''}'"
+
+
+def explain_yaml(error: yaml.MarkedYAMLError) -> str:
+    """Return what to do about a file of `conf/`, or another, that is not YAML."""
+    mark = error.problem_mark or error.context_mark
+    file = Path(mark.name if mark else "the file")
+    if advice := merge_conflict(file):
+        return f"{advice} Then run `make params`, or `dvc repro`."
+    line = f"line {mark.line + 1}: " if mark else ""
+    return f"{file} cannot be read as YAML ({line}{error.problem})."
 
 
 def explain_validation(error: ValidationError, prefix: str = "") -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from image_classifier.data.labels import SPLITS, LabelledImage
 from image_classifier.errors import InputError
 from image_classifier.project import paths
-from image_classifier.project.files import read_bytes
+from image_classifier.project.files import merge_conflict, read_bytes
 from image_classifier.project.text import counted
 
 COLUMNS = ("path", "label", "reason")
@@ -173,6 +173,8 @@ def _rows(name: str, file: Path) -> list[tuple[int, dict[str | None, str]]]:
 
     Too many fields are under the key None, as `csv.DictReader` does it.
     """
+    if advice := merge_conflict(file):
+        raise InputError(f"dataset.corrections={name}: {advice}")
     content = read_bytes(file).removeprefix(codecs.BOM_UTF8)  # Excel writes the mark
     try:
         text = content.decode()

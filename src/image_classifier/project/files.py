@@ -1,6 +1,8 @@
 """Files and folders that are complete or absent, and errors that name the file."""
 
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +73,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         new.rename(path)  # last: only a complete folder ever has this name
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def merge_conflict(path: Path) -> str:
+    """Return what to do about a file with the marks of a merge conflict; empty for other files."""
+    if not path.is_file() or not re.search(rb"(?m)^(<{7}|>{7}) ", path.read_bytes()):
+        return ""
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return (
+        f"{path} has the marks of a merge conflict (<<<<<<<). Edit it, or keep one side: `git "
+        f"checkout --ours {shlex.quote(str(path))}`, or `--theirs`."
+    )
 
 
 @contextmanager

@@ -65,6 +65,22 @@ def project() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
+def sqlite_address(file: Path) -> str:
+    """Return the SQLAlchemy address of a SQLite file.
+
+    In an address, `?` begins the options, and `%3F` is a question mark. For an address that begins
+    with `sqlite:///`, MLflow makes the folder of this name as it is written, with the `%`.
+    """
+    quoted = str(file).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{file}" if quoted == str(file) else f"sqlite+pysqlite:///{quoted}"
+
+
+def left_behind() -> list[str]:
+    """Return the source files that the project's folder has, and this temporary copy lacks."""
+    known = (path.relative_to(project()) for path in sorted(project().glob("src/**/*.py")))
+    return [str(path) for path in known if not path.exists()]
+
+
 def expanded(text: str) -> Path:
     """Return a path in which `~` is the home folder; also where no shell has replaced it."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path fails for an unknown user

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from image_classifier.errors import InputError
-from image_classifier.project.files import whole_file
+from image_classifier.project.files import merge_conflict, whole_file
 
 
 def write_record(path: Path, settings: Mapping[str, Any], **facts: Any) -> None:
@@ -43,6 +43,8 @@ def read_record(path: Path, stage: str, **types: Any) -> dict[str, Any]:
         for key, kind in types.items():
             TypeAdapter(kind).validate_python(record.get(key), strict=True)
     except ValidationError as error:
+        if advice := merge_conflict(path):
+            raise InputError(f"{advice} Then run `dvc repro`.") from None
         reason = " ".join(str(error.errors()[0]["msg"]).split())
         raise InputError(f"{path} is damaged ({reason}): run `dvc repro -f -s {stage}`.") from None
     return record

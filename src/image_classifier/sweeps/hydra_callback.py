@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from image_classifier.config.compose import compose
-from image_classifier.config.messages import explain_composition
+from image_classifier.config.messages import as_text, explain_composition
 from image_classifier.config.schema import Tracking
 from image_classifier.data.manifest import manifest_digest
 from image_classifier.errors import InputError
@@ -96,7 +96,7 @@ class SweepCallback(Callback):
             variables["MLFLOW_TRACKING_URI"] = connection.uri()
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra += [
-                f"+hydra.job.env_set.{name}='{value}'" for name, value in variables.items()
+                f"+hydra.job.env_set.{name}={as_text(value)}" for name, value in variables.items()
             ]
 
     def close(self, config: DictConfig) -> "SweepResult":

@@ -36,7 +36,7 @@ def open_study(name: str, monitor: str, sweeper: DictConfig) -> optuna.Study:
     """
     file = paths.project() / "runs" / "searches" / f"{name[:32]}.db"
     file.parent.mkdir(parents=True, exist_ok=True)
-    url = sweeper.storage or f"sqlite:///{file}"
+    url = sweeper.storage or paths.sqlite_address(file)
     for attempt in range(ATTEMPTS):
         try:
             return optuna.create_study(

@@ -63,7 +63,8 @@ def other_store(address: str | None) -> Iterator[None]:
 
 def uri() -> str:
     """Return the address of the MLflow store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.project() / 'mlflow.db'}"
+    own = paths.sqlite_address(paths.project() / "mlflow.db")
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 
 def public_uri() -> str:

@@ -34,7 +34,7 @@ def check(address: str, to_write: bool) -> None:
         InputError: the file is of another version of MLflow, locked, read-only, damaged, or not a
             database of MLflow.
     """
-    name = make_url(address).database if address.startswith("sqlite:") else None
+    name = make_url(address).database if address.startswith(("sqlite:", "sqlite+")) else None
     if not name or name == ":memory:":
         return
     file = Path(name).absolute()

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -449,11 +449,13 @@ def origin() -> dict[str, str]:
 def provenance() -> dict[str, str]:
     """Return where a run comes from: command, commit, DVC experiment, digests of lock files."""
     tags = {"command": cut(" ".join(sys.argv))}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    if commit.returncode == 0:
-        tags[COMMIT] = commit.stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
-        tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
+    with suppress(FileNotFoundError):  # git is not installed
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        if commit.returncode == 0:
+            tags[COMMIT] = commit.stdout.strip()
+            status = ["git", "status", "--porcelain"]
+            changed = subprocess.run(status, capture_output=True, text=True)
+            tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
     for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
         if os.environ.get(variable):
             tags[variable.lower().replace("dvc_", "dvc.")] = os.environ[variable]

@@ -56,10 +56,12 @@ def store_model(config: Config, dataset: PreparedDataset, folder: Path) -> tuple
         # not as MLflow's model_config, which would also become parameters of the run
         limits = Path(place) / "limits.json"
         limits.write_text(json.dumps(config.serving.image_limits))
+        sent = {"classifier": folder.absolute(), "limits": limits}
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=pyfunc_model.__file__,
-            artifacts={"classifier": str(folder), "limits": str(limits)},
+            # MLflow would take a % in a path for an escape
+            artifacts={name: path.as_uri() for name, path in sent.items()},
             code_paths=[str(package)],
             signature=pyfunc_model.signature(metadata, known is not None and bool(known.digests)),
             input_example=pandas.DataFrame({"image": [example]}),
@@ -69,8 +71,8 @@ def store_model(config: Config, dataset: PreparedDataset, folder: Path) -> tuple
             ],
         )
     with stored_files(info.model_uri) as stored:
-        sent = {folder: stored / "artifacts" / folder.name, package: stored / "code" / package.name}
-        for ours, theirs in sent.items():
+        both = {folder: stored / "artifacts" / folder.name, package: stored / "code" / package.name}
+        for ours, theirs in both.items():
             if digests.of_folder(ours) != digests.of_folder(theirs):
                 raise InputError(
                     f"{ours} came back from {connection.public_uri()} with other content: the "
