@@ -207,9 +207,9 @@ def refuse_other_sections(overrides: list[str]) -> None:
             )
 
 
-def abandon() -> None:
-    """Close the run of this process's sweep as failed, if there is one."""
+def abandon(error: BaseException) -> None:
+    """Close the run of this process's sweep, if there is one, with the error that ended it."""
     if SweepCallback.parent:
-        from image_classifier.sweeps import parent_run
+        from image_classifier.tracking import runs
 
-        parent_run.abandon(SweepCallback.parent)
+        runs.close_failed(SweepCallback.parent, error)

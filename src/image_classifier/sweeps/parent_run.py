@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from image_classifier.config.schema import Tracking, sign_of
 from image_classifier.project import paths
-from image_classifier.project.processes import has_ended, this_process
+from image_classifier.project.processes import this_process
 from image_classifier.sweeps import results
 from image_classifier.tracking import connection, registry, runs
 from image_classifier.tracking.runs import SWEEP_VARIABLE
@@ -81,20 +81,21 @@ def start(
         The run's id, and the number of its jobs that are finished already.
     """
     experiment = connection.experiment_id(experiment_name)
+    runs.close_ended()
     client = mlflow.MlflowClient()
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # set by `mlflow run`: the jobs must not use it
     if (parent := oldest(experiment, key)) and not given:
+        client.set_tag(parent, runs.PROCESS, this_process())
         client.update_run(parent, "RUNNING")
-        close_ended(children(parent))
         return parent, len(finished(parent))
-    parent = str(given or client.create_run(experiment, tags={"sweep_key": key}).info.run_id)
+    tags = {"sweep_key": key, runs.PROCESS: this_process()}
+    parent = str(given or client.create_run(experiment, tags=tags).info.run_id)
     first = oldest(experiment, key)
     if first and first != parent and not given:  # another machine began the sweep at this moment
         client.delete_run(parent)
         return first, 0
-    tags = {
+    tags |= {
         "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
-        "sweep_key": key,
         "search_space": runs.cut("\n".join(space)),
         **runs.provenance(),
     }
@@ -112,14 +113,6 @@ def oldest(experiment: str, key: str) -> str | None:
         max_results=1,
     )
     return str(found[0].info.run_id) if found else None
-
-
-def close_ended(jobs: Sequence[Run]) -> None:
-    """Close the runs of jobs whose sweep's process has ended, or which this process has run."""
-    for job in jobs:
-        process = job.data.tags.get(runs.PROCESS, this_process())
-        if job.info.status == "RUNNING" and (process == this_process() or has_ended(process)):
-            mlflow.MlflowClient().set_terminated(job.info.run_id, "KILLED")
 
 
 def current() -> str | None:
@@ -260,7 +253,10 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
     """
     connection.connect()
     client = mlflow.MlflowClient()
-    close_ended(children(parent))
+    for job in children(parent):
+        launched_here = job.data.tags.get(runs.SWEEP_PROCESS) == this_process()
+        if launched_here and job.info.status == "RUNNING":  # all jobs have ended, this one badly
+            client.set_terminated(job.info.run_id, "KILLED")
     jobs, done = children(parent), finished(parent)
     done_words = [runs.overrides_of(child) for child in done]
     running = [child for child in jobs if child.info.status == "RUNNING"]
@@ -344,8 +340,3 @@ def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
         version=version,
         overrides=runs.overrides_of(child),
     )
-
-
-def abandon(parent: str) -> None:
-    """Close the parent run of a sweep that was ended, as failed."""
-    mlflow.MlflowClient().set_terminated(parent, "FAILED")
