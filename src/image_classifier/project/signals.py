@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -66,10 +65,11 @@ def _end(number: int, frame: FrameType | None) -> None:
     received = received or signal.Signals(number)
     signal.alarm(AGAIN)
     sys.unraisablehook = lambda _: None  # dropped exceptions are not shown
-    warnings.simplefilter("ignore")  # joblib's, about its processes
     for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
+        with suppress(psutil.Error):  # it has ended
+            # joblib's and Python's own, which deletes what the other children leave
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
     raise Ended(received.name)
 
 

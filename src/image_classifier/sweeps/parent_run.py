@@ -85,8 +85,7 @@ def start(
     client = mlflow.MlflowClient()
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # set by `mlflow run`: the jobs must not use it
     if (parent := oldest(experiment, key)) and not given:
-        client.set_tag(parent, runs.PROCESS, this_process())
-        client.update_run(parent, "RUNNING")
+        runs.open_again(client.get_run(parent))
         return parent, len(finished(parent))
     tags = {"sweep_key": key, runs.PROCESS: this_process()}
     parent = str(given or client.create_run(experiment, tags=tags).info.run_id)

@@ -105,13 +105,11 @@ def open_training(
     ) if training_id else []  # fmt: skip
     if earlier:
         run_id = earlier[0].info.run_id
-        for tag in process.items():
-            client.set_tag(run_id, *tag)
-        client.update_run(run_id, "RUNNING")
+        open_again(earlier[0])
+        if PROCESS_VARIABLE in os.environ:
+            client.set_tag(run_id, SWEEP_PROCESS, os.environ[PROCESS_VARIABLE])
         if parent:  # the attempt may have been a job of another sweep
             client.set_tag(run_id, "mlflow.parentRunId", parent)
-        if "error" in earlier[0].data.tags:
-            client.delete_tag(run_id, "error")  # of the attempt that is continued now
     elif given:
         run_id = given
         client.update_run(run_id, name=short(name))
@@ -202,6 +200,15 @@ def overrides_of(run: Run) -> list[str]:
         parts.append(run.data.tags[name])
     words: list[str] = json.loads("".join(parts))
     return words
+
+
+def open_again(run: Run) -> None:
+    """Open the run of an earlier attempt, which this process continues."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run.info.run_id, PROCESS, this_process())
+    client.update_run(run.info.run_id, "RUNNING")
+    if "error" in run.data.tags:
+        client.delete_tag(run.info.run_id, "error")
 
 
 def close_ended() -> None:
