@@ -21,8 +21,9 @@ def sweep(project: Project) -> str:
 def test_one_run_composed_from_conf(project: Project):
     trained = project.read("build/train/run.json")["run_id"]
     output = project.command(
-        "train", *SHRUNK, "model=article", "model.dense_units=4", "training.epochs=1"
-    )
+        "train", *SHRUNK, "model=article", "model.dense_units=4", "training.epochs=1",
+        "hydra.job.chdir=true",  # all paths begin in the project's folder all the same
+    )  # fmt: skip
     run_id = re.search(r"MLflow run (\w+), registered", output)[1]
     run = mlflow.MlflowClient(project.store).get_run(run_id)
     assert run.data.params["model.name"] == "article"
@@ -101,6 +102,12 @@ def test_a_failing_job_does_not_stop_the_others(project: Project):
 def test_a_sweep_over_settings_outside_the_training_is_refused(project: Project, override: str):
     output = project.command("train", "--multirun", *SHRUNK, override, code=1)
     assert f"dvc exp run --queue -S '{override}'" in output
+
+
+@pytest.mark.parametrize("override", ["launch=cores,processes", "search=compact,folds"])
+def test_a_sweep_over_how_jobs_are_chosen_or_launched_is_refused(project: Project, override: str):
+    output = project.command("train", "--multirun", *SHRUNK, override, code=1)
+    assert f"train: {override}: a sweep has one {override.split('=')[0]}." in output
 
 
 def test_a_job_of_a_sweep_has_the_weights_of_the_pipelines_run_and_another_seed_others(

@@ -9,6 +9,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 
 import yaml
@@ -16,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from image_classifier.errors import InputError, explain_os_error
+from image_classifier.project import signals
 
 # DVC runs these in this order, with the settings of params.yaml
 STAGES = {
@@ -59,7 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument("command", choices=[*COMMANDS, *STAGES], help=argparse.SUPPRESS)
         parser.parse_args([name])
     try:
-        return run(name, words[1:])
+        with signals.raise_ended():
+            return run(name, words[1:])
+    except signals.Ended as ended:
+        close_runs()
+        with suppress(OSError):  # the terminal is closed
+            print(f"{name}: ended by {ended}. To go on, run the command again.", file=sys.stderr)
+        return signals.finish()
     except InputError as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -92,6 +100,13 @@ def explain_import(error: ImportError) -> str:
         f"{error}. Queued experiments have only the files that git tracks. Run `git add "
         f"{shlex.join(missing)}`, then queue the experiment again."
     )
+
+
+def close_runs() -> None:
+    """Close the MLflow runs that this process has opened, as killed."""
+    if runs := sys.modules.get("image_classifier.tracking.runs"):
+        with suppress(Exception, signals.Ended):  # MLflow fails, or does not answer in time
+            runs.close_own()
 
 
 def overview() -> str:

@@ -22,6 +22,7 @@ from image_classifier.config.arguments import count
 from image_classifier.config.compose import load
 from image_classifier.config.schema import Serving
 from image_classifier.errors import InputError
+from image_classifier.project import signals
 from image_classifier.serving import workers
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command until a signal ends it; return the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in signals.SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # the end of a server is no interruption
+            signal.signal(number, signal.default_int_handler)
     config = load()
     name = arguments.model or f"models:/{config.tracking.registered_model}@champion"
     limits = config.serving
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                 (name, limits, port),
                 lambda: announce(f"{uri} in {arguments.workers} processes", limits, port),
             )
-    except KeyboardInterrupt:  # also after SIGTERM
+    except KeyboardInterrupt:
         return 0
 
 

@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
     sys.argv = ["image-classifier train", *words]  # Hydra reads its arguments there
     try:
         job.run()
-    except BaseException:
-        hydra_callback.abandon()
+    except BaseException as error:
+        hydra_callback.abandon(error)
         raise
     return 0

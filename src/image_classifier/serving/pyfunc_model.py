@@ -2,12 +2,22 @@
 
 MLflow stores this file as code ("models from code") and runs it when it loads the model, so
 nothing is pickled.
+
+MLflow also stores the package `image_classifier` with the model. Python imports a package once in
+a process, so a second version would run the code of the first, or that of an installed package.
+So this file imports the package anew, from the model. The functions that answer must not import
+modules of the package: they would get those of others.
 """
 
 import base64
 import io
 import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlflow
@@ -18,18 +28,43 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 from pydantic import ValidationError
 
-from image_classifier.classifier import (
-    METADATA_FILE,
-    WEIGHTS,
-    Classifier,
-    Metadata,
-    read_metadata,
-)
-from image_classifier.config.schema import PROBABILITY
-from image_classifier.project import digests
-from image_classifier.serving import base64_text
-from image_classifier.serving.image_service import BadRequest, ImageService
-from image_classifier.serving.prediction import Prediction, schema
+CODE = Path(__file__).resolve().parent / "code"  # in a stored model: where MLflow puts the package
+
+log = logging.getLogger("mlflow.image_classifier")  # MLflow shows what its loggers say
+
+
+@contextmanager
+def stored_package() -> Iterator[None]:
+    """Import `image_classifier` from the stored model, whatever was imported before the block."""
+    if not CODE.is_dir():  # this file is not in a stored model
+        yield
+        return
+    others = _take_package()
+    try:
+        yield
+    finally:
+        _take_package()  # those who import it after this get what they got before
+        sys.modules.update(others)
+
+
+def _take_package() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "image_classifier"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+with stored_package():
+    from image_classifier.classifier import (
+        METADATA_FILE,
+        WEIGHTS,
+        Classifier,
+        Metadata,
+        read_metadata,
+    )
+    from image_classifier.config.schema import PROBABILITY
+    from image_classifier.project import digests
+    from image_classifier.serving import base64_text
+    from image_classifier.serving.image_service import BadRequest, ImageService
+    from image_classifier.serving.prediction import Prediction, schema
 
 
 def signature(metadata: Metadata, remembers: bool) -> ModelSignature:
@@ -52,8 +87,13 @@ class ServedClassifier(mlflow.pyfunc.PythonModel):
         """Load the classifier, and classify once so that the first request is not slow.
 
         Raises:
-            MlflowException: the weights are not what was stored.
+            MlflowException: the weights are not what was stored, or the code is not.
         """
+        package = Path(digests.__file__).resolve().parents[1]
+        if package.parent != CODE:
+            raise MlflowException(f"{package} was imported instead of {CODE}: use MLflow to load.")
+        digest = digests.of_folder(package)[:16]
+        log.info("This model runs the code that is stored with it: %s, digest %s", package, digest)
         folder = Path(context.artifacts["classifier"])
         if digests.of_file(folder / WEIGHTS) != read_metadata(folder).weights_sha256:
             raise MlflowException.invalid_parameter_value(

@@ -199,6 +199,11 @@ def refuse_other_sections(overrides: list[str]) -> None:
     """Exit with a message if a sweep varies a setting that is not one of the training."""
     for override in OverridesParser.create().parse_overrides(overrides):
         section = override.key_or_group.split(".")[0]
+        if override.is_sweep_override() and section in ("launch", "search"):  # Hydra ignores them
+            sys.exit(
+                f"train: {override.input_line}: a sweep has one {section}. Run one command for "
+                f"each of them."
+            )
         if override.is_sweep_override() and section in OTHER_SECTIONS:
             sys.exit(
                 f"train: a sweep of {override.key_or_group} {OTHER_SECTIONS[section]}. Run the "
@@ -207,9 +212,9 @@ def refuse_other_sections(overrides: list[str]) -> None:
             )
 
 
-def abandon() -> None:
-    """Close the run of this process's sweep as failed, if there is one."""
+def abandon(error: BaseException) -> None:
+    """Close the run of this process's sweep, if there is one, with the error that ended it."""
     if SweepCallback.parent:
-        from image_classifier.sweeps import parent_run
+        from image_classifier.tracking import runs
 
-        parent_run.abandon(SweepCallback.parent)
+        runs.close_failed(SweepCallback.parent, error)

@@ -6,6 +6,7 @@ is registered, as `evaluate` does it in the pipeline.
 
 import gc
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -49,6 +50,7 @@ def run(composed: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     output = Path(hydra_config.runtime.output_dir)
+    os.chdir(hydra_config.runtime.cwd)  # hydra.job.chdir=true leaves the project's folder
     if hydra_config.mode == RunMode.MULTIRUN:
         return sweep_job(composed, overrides, output)
     config = typed(composed)

@@ -11,7 +11,7 @@ from mlflow.entities import Run, ViewType
 
 from image_classifier.config.schema import Tracking, sign_of
 from image_classifier.project import paths
-from image_classifier.project.processes import has_ended, this_process
+from image_classifier.project.processes import this_process
 from image_classifier.project.text import counted
 from image_classifier.sweeps import results
 from image_classifier.tracking import connection, registry, runs
@@ -85,11 +85,11 @@ def start(
         InputError: the experiment, or the run that `mlflow run` made, was deleted.
     """
     experiment = connection.experiment_id(experiment_name)
+    runs.close_ended()
     client = mlflow.MlflowClient()
     given = os.environ.pop("MLFLOW_RUN_ID", None)  # set by `mlflow run`: the jobs must not use it
     if (parent := oldest(experiment, key)) and not given:
-        client.update_run(parent, "RUNNING")
-        close_ended(children(parent))
+        runs.open_again(client.get_run(parent))
         if deleted := deleted_jobs(parent):
             print(f"{counted(len(deleted), 'job')} of this sweep were deleted in MLflow.")
         return parent, len(finished(parent))
@@ -100,15 +100,14 @@ def start(
             f"The run of this sweep was deleted, so it begins again. To continue it instead, end "
             f"this command: `mlflow runs restore --run-id {before}`."
         )
-    tags = {"sweep_key": key, **runs.origin()}
+    tags = {"sweep_key": key, runs.PROCESS: this_process(), **runs.origin()}
     parent = str(given or client.create_run(experiment, tags=tags).info.run_id)
     first = oldest(experiment, key)
     if first and first != parent and not given:  # another machine began the sweep at this moment
         client.delete_run(parent)
         return first, 0
-    tags = {
+    tags |= {
         "mlflow.runName": runs.short("sweep " + " ".join(overrides)),
-        "sweep_key": key,
         "search_space": runs.cut("\n".join(space)),
         **runs.provenance(),
     }
@@ -133,14 +132,6 @@ def oldest(experiment: str, key: str, view: int = ViewType.ACTIVE_ONLY) -> str |
         max_results=1,
     )
     return str(found[0].info.run_id) if found else None
-
-
-def close_ended(jobs: Sequence[Run]) -> None:
-    """Close the runs of jobs whose sweep's process has ended, or which this process has run."""
-    for job in jobs:
-        process = job.data.tags.get(runs.PROCESS, this_process())
-        if job.info.status == "RUNNING" and (process == this_process() or has_ended(process)):
-            mlflow.MlflowClient().set_terminated(job.info.run_id, "KILLED")
 
 
 def current() -> str | None:
@@ -290,7 +281,10 @@ def finish(parent: str, tracking: Tracking, folder: Path) -> SweepResult:
     """
     connection.connect()
     client = mlflow.MlflowClient()
-    close_ended(children(parent))
+    for job in children(parent):
+        launched_here = job.data.tags.get(runs.SWEEP_PROCESS) == this_process()
+        if launched_here and job.info.status == "RUNNING":  # all jobs have ended, this one badly
+            client.set_terminated(job.info.run_id, "KILLED")
     jobs, done = children(parent), finished(parent)
     done_words = [runs.overrides_of(child) for child in done]
     running = [child for child in jobs if child.info.status == "RUNNING"]
@@ -374,8 +368,3 @@ def best_job(child: Run, metric: str, tracking: Tracking) -> BestJob:
         version=version,
         overrides=runs.overrides_of(child),
     )
-
-
-def abandon(parent: str) -> None:
-    """Close the parent run of a sweep that was ended, as failed."""
-    mlflow.MlflowClient().set_terminated(parent, "FAILED")

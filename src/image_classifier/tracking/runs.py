@@ -27,7 +27,7 @@ from image_classifier.data.dataset import PreparedDataset
 from image_classifier.data.manifest import ImageRow, read_manifest
 from image_classifier.errors import InputError
 from image_classifier.project import digests, paths
-from image_classifier.project.processes import this_process
+from image_classifier.project.processes import has_ended, this_machine, this_process
 from image_classifier.tracking import connection
 
 SETTINGS_FILE = "config/params.yaml"
@@ -41,7 +41,8 @@ TAG_LENGTH = 5000  # characters that every MLflow store accepts in a tag and in 
 SPACE = "&emsp;"
 
 # tags of a run
-PROCESS = "process"  # the process that trains, or whose sweep it is; see `project.processes`
+PROCESS = "process"  # the process that has it open; see `project.processes`
+SWEEP_PROCESS = "sweep.process"  # of a job: the process of its sweep
 PRUNED = "pruned_after_epoch"  # a job of a sweep that was stopped because others are better
 REUSED = "reused_from"  # a job of a sweep that is a copy of an earlier, equal training
 # what a copy has of the original, besides its parameters
@@ -159,27 +160,29 @@ def open_training(
     given = os.environ.get("MLFLOW_RUN_ID")  # made by `mlflow run`, in an experiment it chose
     if into := parent or given:
         experiment = find(into, to_write=True).info.experiment_id
-    process = os.environ.get(PROCESS_VARIABLE) or this_process()
+    close_ended()
+    process = {PROCESS: this_process()}
+    if PROCESS_VARIABLE in os.environ:
+        process[SWEEP_PROCESS] = os.environ[PROCESS_VARIABLE]
     earlier = client.search_runs(
         [experiment], f"tags.training_id = '{training_id}'", max_results=1
     ) if training_id else []  # fmt: skip
     if earlier:
         run_id = earlier[0].info.run_id
-        client.update_run(run_id, "RUNNING")
-        client.set_tag(run_id, PROCESS, process)
+        open_again(earlier[0])
+        if PROCESS_VARIABLE in os.environ:
+            client.set_tag(run_id, SWEEP_PROCESS, os.environ[PROCESS_VARIABLE])
         if parent:  # the attempt may have been a job of another sweep
             client.set_tag(run_id, "mlflow.parentRunId", parent)
-        if "error" in earlier[0].data.tags:
-            client.delete_tag(run_id, "error")  # of the attempt that is continued now
     elif given:
         run_id = given
         client.update_run(run_id, name=short(name))
-        client.set_tag(run_id, "training_id", training_id)
-        client.set_tag(run_id, PROCESS, process)
+        for tag in ({"training_id": training_id} | process).items():
+            client.set_tag(run_id, *tag)
     else:
-        tags = {"training_id": training_id, PROCESS: process, **origin()} | (
-            {"mlflow.parentRunId": parent} if parent else {}
-        )
+        tags = {"training_id": training_id} | process | origin()
+        if parent:
+            tags["mlflow.parentRunId"] = parent
         run_id = client.create_run(experiment, run_name=short(name), tags=tags).info.run_id
     if not earlier or "job_key" not in earlier[0].data.tags:
         log_description(run_id, config, dataset, job_key, overrides, more_tags)
@@ -269,6 +272,46 @@ def overrides_of(run: Run) -> list[str]:
     return words
 
 
+def open_again(run: Run) -> None:
+    """Open the run of an earlier attempt, which this process continues."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run.info.run_id, PROCESS, this_process())
+    client.update_run(run.info.run_id, "RUNNING")
+    if "error" in run.data.tags:
+        client.delete_tag(run.info.run_id, "error")
+
+
+def close_ended() -> None:
+    """Close the runs that a process of this machine left open when it ended, as killed; say so.
+
+    Runs of other machines, and of programs that do not record their process, stay as they are.
+    """
+    for run in running_here():
+        if has_ended(run.data.tags[PROCESS]):
+            run_id = run.info.run_id
+            client = mlflow.MlflowClient()
+            histories = (client.get_metric_history(run_id, name) for name in run.data.metrics)
+            times = [metric.timestamp for history in histories for metric in history]
+            client.set_terminated(run_id, "KILLED", max(times, default=run.info.start_time))
+            print(f"MLflow run {run_id}: its process was killed. It is closed as KILLED now.")
+
+
+def close_own() -> None:
+    """Close the runs of this process and of the jobs of its sweep, which all end now, as killed."""
+    for run in running_here():
+        if this_process() in (run.data.tags[PROCESS], run.data.tags.get(SWEEP_PROCESS)):
+            mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+
+
+def running_here() -> list[Run]:
+    """Return the runs that are open, and that a process of this machine has opened."""
+    client = mlflow.MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"attributes.status = 'RUNNING' AND tags.{PROCESS} LIKE '{this_machine()} %'"
+    found: list[Run] = client.search_runs(experiments, query)
+    return found
+
+
 def close_failed(run_id: str, error: BaseException) -> None:
     """Close a run that ended with an error; the tag `error` says which."""
     client = mlflow.MlflowClient()
@@ -284,8 +327,15 @@ def open_run(run_id: str) -> Iterator[None]:
         InputError: the store does not have this run, or it was deleted.
     """
     find(run_id, to_write=True, otherwise=TRAIN_AGAIN)
-    with mlflow.start_run(run_id):
+    close_ended()
+    mlflow.MlflowClient().set_tag(run_id, PROCESS, this_process())
+    try:
+        mlflow.start_run(run_id)
         yield
+    except BaseException as error:
+        mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    mlflow.end_run()
 
 
 def cut(text: str, whole: str = "") -> str:
