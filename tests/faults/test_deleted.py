@@ -24,14 +24,16 @@ def ran(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def mine(ran: Project, tmp_path: Path) -> Iterator[Project]:
-    """That project; its store is restored after the test."""
-    for name in ("mlflow.db", "mlartifacts"):
-        copy = shutil.copytree if (ran.folder / name).is_dir() else shutil.copy
-        copy(ran.folder / name, tmp_path / name)
+    """That project; its store and its results are restored after the test."""
+    folders = ("mlartifacts", "build/evaluate", "build/promote")
+    for name in folders:
+        shutil.copytree(ran.folder / name, tmp_path / name)
+    shutil.copy(ran.folder / "mlflow.db", tmp_path)
     yield ran
-    shutil.rmtree(ran.folder / "mlartifacts")
-    for name in ("mlflow.db", "mlartifacts"):
-        shutil.move(tmp_path / name, ran.folder / name)
+    for name in folders:
+        shutil.rmtree(ran.folder / name)
+        shutil.copytree(tmp_path / name, ran.folder / name)
+    shutil.copy(tmp_path / "mlflow.db", ran.folder)  # into the file that MLflow has opened
 
 
 def trained(project: Project) -> str:
