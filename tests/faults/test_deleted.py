@@ -132,6 +132,26 @@ def test_a_version_or_its_files_that_were_deleted_are_named(mine: Project):
     mine.command("predict", picture)
 
 
+def test_a_project_that_was_moved_is_used_with_a_link_at_its_old_place(
+    mine: Project, tmp_path: Path
+):
+    old = tmp_path / "old place"
+    tables = {"model_versions": "storage_location", "logged_models": "artifact_location"}
+    with sqlite3.connect(mine.folder / "mlflow.db") as database:
+        for table, column in tables.items():
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                (str(mine.folder), str(old)),
+            )
+    picture = str(next((mine.folder / "data").rglob("*.jpg")))
+    said = message(mine, "predict", picture)
+    assert f"looks for them in {old}/mlartifacts: the project was moved" in said
+    command = said.split("`")[-2]
+    assert command == f"ln -s {mine.folder} '{old}'"
+    mine.run("sh", "-c", command)
+    mine.command("predict", picture)
+
+
 def test_the_settings_of_a_run_whose_files_were_deleted_are_missed(mine: Project):
     run_id = trained(mine)
     place = mlflow.MlflowClient(mine.store).get_run(run_id).info.artifact_uri

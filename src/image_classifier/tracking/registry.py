@@ -10,12 +10,13 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from image_classifier import serving
 from image_classifier.config.schema import Config, Tracking
 from image_classifier.data.dataset import PreparedDataset
 from image_classifier.errors import InputError
-from image_classifier.project import digests
+from image_classifier.project import digests, paths
 from image_classifier.tracking import connection, runs
 from image_classifier.tracking.searches import pages
 from image_classifier.tracking.stored_models import store_model
@@ -254,10 +255,19 @@ def client_call(call: str) -> str:
 
 
 def files_deleted(version: Version) -> str:
-    """Return that the files of a version were deleted, and what helps; empty if they exist."""
+    """Return that the files of a version were deleted or moved, and what helps; else nothing."""
     if mlflow.artifacts.list_artifacts(artifact_uri=version.uri):
         return ""
     place = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
+    stored = local_file_uri_to_path(place).partition("/mlartifacts/")
+    here = paths.project() / "mlartifacts"
+    if stored[1] and (here / stored[2]).exists():  # MLflow stores absolute paths
+        link = shlex.join(["ln", "-s", str(paths.project()), stored[0]])
+        return (
+            f"The files of {version.uri} are in {here}, but MLflow looks for them in "
+            f"{stored[0]}/mlartifacts: the project was moved. A link at the old place helps: "
+            f"`{link}`."
+        )
     return (
         f"The files of {version.uri} were deleted from {place}: restore them from a backup"
         f"{runs.TRAIN_AGAIN}."
