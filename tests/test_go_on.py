@@ -327,7 +327,7 @@ def test_a_version_that_has_seen_test_images_is_refused(folder: Path, champion: 
     [
         ("models:/nothing/1", "Name a version that sqlite"),
         ("models:/nothing@champion", "Name a version that sqlite"),
-        ("0" * 32, "cannot be read from sqlite"),
+        ("0" * 32, "is not in sqlite:"),
         ("unregistered", "this MLflow run has no registered version"),
     ],
 )

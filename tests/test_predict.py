@@ -25,10 +25,10 @@ def test_a_missing_file_and_a_missing_model_are_refused(project: Project):
     assert "no such file" in project.command("predict", "nowhere.jpg", code=1)
     picture = next((project.folder / "data").rglob("*.jpg"))
     output = project.command("predict", str(picture), "--model", "models:/nothing@champion", code=1)
-    assert "models:/nothing@champion cannot be loaded" in output
+    assert "has no registered model nothing with this alias" in output
     assert "Run `dvc repro` to promote a champion" in output
     assert "Traceback" not in output
     # a model that the gate refused has versions, and no champion
     alias = "models:/synthetic-xray-classifier@other"
     output = project.command("predict", str(picture), "--model", alias, code=1)
-    assert "name a version: --model models:/synthetic-xray-classifier/1" in output
+    assert "name a version: models:/synthetic-xray-classifier/1" in output

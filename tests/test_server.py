@@ -409,7 +409,7 @@ def new_workers(server: Server, old: set[int]) -> int:
 def test_a_missing_version_is_reported_before_any_process_starts(project: Project):
     arguments = ["--workers", "2", "--port", "0", "--model", f"models:/{NAME}/99"]
     output = project.command("serve", *arguments, code=1)
-    assert f"models:/{NAME}/99 cannot be loaded" in output
+    assert f"Version 99 of {NAME} does not exist, or was deleted." in output
     assert "Traceback" not in output
 
 
