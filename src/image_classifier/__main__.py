@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 
 import yaml
@@ -89,6 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
+def check_folder() -> None:
+    """Raise an InputError if the libraries cannot work in a folder of this name."""
+    from image_classifier.project.paths import project
+
+    folder = str(project())
+    if {"'", '"'} <= set(folder):
+        raise InputError("MLflow refuses a folder with both ' and \" in its path: rename it.")
+    if project() != Path.cwd() and (not folder.isascii() or set("?#%") & set(folder)):
+        raise InputError(
+            f"{folder}: DVC loses queued and --temp experiments in a folder with ?, #, % or letters "
+            f"beyond ASCII in its path. Run them without --queue and --temp, or rename the folder."
+        )
+
+
 def explain_import(error: ImportError) -> str:
     """Return which of the project's modules a queued experiment lacks; raise any other error."""
     from image_classifier.project.paths import left_behind
@@ -121,6 +136,7 @@ def run(name: str, words: list[str]) -> int:
     """Import the module of one command, and run it with its arguments; return the exit code."""
     from image_classifier.config.compose import load  # not above: it may lack one of its modules
 
+    check_folder()
     if name in STAGES:
         module = importlib.import_module(f"image_classifier.stages.{name}")
         parser_of(name, module).parse_args(words)

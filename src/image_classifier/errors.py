@@ -1,10 +1,14 @@
 """Errors that the user can fix, and what the screen says about them."""
 
 import errno
+from pathlib import Path
 
-DISK_FULL = (
-    "Free some space, or let DVC keep its files on a larger disk: `dvc cache dir --local "
-    "/path/on/that/disk`. Then run the command again."
+CACHE = Path(".dvc/cache")
+DISK_FULL = "Free some space on this disk. Then run the command again."
+MOVE_CACHE = (
+    f"{DISK_FULL} To move DVC's cache to a larger disk, and let build/ link to it: `mv {CACHE} "
+    "/that/disk/ && dvc cache dir --local /that/disk/cache && dvc config --local cache.type "
+    "symlink && dvc checkout --relink`."
 )
 NO_PERMISSION = "Check the permissions with `ls -ld`."
 ADVICE = {
@@ -29,4 +33,9 @@ def explain_os_error(error: OSError) -> str:
         return str(error)
     path = error.filename2 or error.filename  # of two, the second is the one that is written
     message = f"{path}: {error.strerror}." if path else f"{error.strerror}."
-    return f"{message} {ADVICE.get(error.errno or 0, '')}".rstrip()
+    advice = ADVICE.get(error.errno or 0, "")
+    # without a cache, nothing can be moved; and another disk may be the full one
+    in_project = not path or Path(str(path)).absolute().is_relative_to(Path.cwd())
+    if advice == DISK_FULL and in_project and CACHE.is_dir():
+        advice = MOVE_CACHE
+    return f"{message} {advice}".rstrip()
