@@ -99,8 +99,8 @@ def check_folder() -> None:
         raise InputError("MLflow refuses a folder with both ' and \" in its path: rename it.")
     if project() != Path.cwd() and (not folder.isascii() or set("?#%") & set(folder)):
         raise InputError(
-            f"{folder}: DVC loses queued and --temp experiments in a folder with ?, #, % or letters "
-            f"beyond ASCII in its path. Run them without --queue and --temp, or rename the folder."
+            f"{folder}: DVC loses queued and --temp experiments in a folder with ?, #, % or "
+            f"letters beyond ASCII in its path. Run them without --queue and --temp, or rename the folder."
         )
 
 
