@@ -100,7 +100,8 @@ def check_folder() -> None:
     if project() != Path.cwd() and (not folder.isascii() or set("?#%") & set(folder)):
         raise InputError(
             f"{folder}: DVC loses queued and --temp experiments in a folder with ?, #, % or "
-            f"letters beyond ASCII in its path. Run them without --queue and --temp, or rename the folder."
+            f"letters beyond ASCII in its path. Run them without --queue and --temp, or rename the "
+            f"folder."
         )
 
 
