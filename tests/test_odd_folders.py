@@ -88,3 +88,14 @@ def test_a_folder_that_mlflow_refuses_is_reported_before_any_work(tmp_path: Path
         line = Project(folder).python("-m", "image_classifier", command, code=1).strip()
         assert line.startswith(f"{command}: MLflow refuses a folder with both ' and \" in its path")
         assert "\n" not in line
+
+
+def test_a_queued_experiment_that_dvc_would_lose_is_refused(tmp_path: Path):
+    for name in ("50%25 off", "Größe"):
+        copy = tmp_path / name / ".dvc/tmp/exps/copy"
+        copy.mkdir(parents=True)
+        root = {"DVC_ROOT": str(tmp_path / name)}
+        line = Project(copy).python("-m", "image_classifier", "fetch", code=1, **root)
+        assert "DVC loses experiments of --queue and --temp" in line
+    line = Project(copy).python("-m", "image_classifier", "fetch", code=1, DVC_ROOT=str(copy))
+    assert "params.yaml not found" in line

@@ -97,11 +97,11 @@ def check_folder() -> None:
     folder = str(project())
     if {"'", '"'} <= set(folder):
         raise InputError("MLflow refuses a folder with both ' and \" in its path: rename it.")
-    if project() != Path.cwd() and (not folder.isascii() or set("?#%") & set(folder)):
+    queued = not project().samefile(Path.cwd())
+    if queued and (not folder.isascii() or set("?#%") & set(folder)):
         raise InputError(
-            f"{folder}: DVC loses queued and --temp experiments in a folder with ?, #, % or "
-            f"letters beyond ASCII in its path. Run them without --queue and --temp, or rename the "
-            f"folder."
+            f"{folder}: in a folder with ?, #, % or letters beyond ASCII in its path, DVC loses "
+            f"experiments of --queue and --temp. Run them without, or rename the folder."
         )
 
 
