@@ -46,8 +46,10 @@ def reproduce(run_id: str) -> bool:
         recorded = runs.record_of(run_id)
     tags = recorded.tags  # runs of earlier releases have `git.commit`
     commit = tags.get("dvc.exp_baseline_rev") or tags.get(runs.COMMIT) or tags.get("git.commit")
-    if not commit or not recorded.settings:
-        raise InputError(f"run {run_id} has no commit or no config/params.yaml: is it a training?")
+    if not recorded.settings:
+        raise InputError(f"run {run_id} has no config/params.yaml: it is not a training.")
+    if not commit:
+        raise InputError(f"run {run_id} was made without git: its code is not known.")
     for warning in [*warnings(recorded.tags), *filter(None, [recorded.deleted])]:
         print(f"Note: {warning}.")
     with tempfile.TemporaryDirectory() as folder:
