@@ -246,6 +246,7 @@ def test_a_stored_model_says_plausible_unusual_and_seen(
         artifacts={
             "classifier": str(tmp_path / "model"), "limits": str(tmp_path / "limits.json")
         },
+        code_paths=[str(Path(pyfunc_model.__file__).parents[1])],
         signature=pyfunc_model.signature(metadata, remembers=True),
         pip_requirements=[],
     )  # fmt: skip

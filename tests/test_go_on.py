@@ -99,7 +99,7 @@ def champion(folder: Path) -> Run:
 def history(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Return the values of each metric of an epoch."""
     client = mlflow.MlflowClient()
-    names = [name for name in run.data.metrics if re.match("train_(loss|acc)|val_|best_val", name)]
+    names = [name for name in run.data.metrics if re.match("train/|val/|best_val", name)]
     return {
         name: sorted((point.step, point.value) for point in client.get_metric_history(
             run.info.run_id, name

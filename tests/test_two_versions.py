@@ -32,7 +32,7 @@ else:
 @pytest.fixture(scope="module")
 def versions(project: Project, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A stored model, and two with other code: for the label, and for the decoding."""
-    (first,) = (file.parent for file in (project.folder / "mlartifacts").rglob("MLmodel"))
+    first = next((project.folder / "mlartifacts").rglob("MLmodel")).parent
     folder = tmp_path_factory.mktemp("versions")
     for number in (1, 2, 3):
         shutil.copytree(first, folder / str(number))
