@@ -163,6 +163,7 @@ class Stopping(MedianStopping):
         super().on_epoch_end(epoch + 1, logs)
 
 
+@pytest.mark.slow
 def test_a_training_that_a_sweep_stopped_is_not_continued(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):

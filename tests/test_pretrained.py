@@ -144,7 +144,10 @@ def test_fine_tuning_never_loses_to_its_own_head(
         assert (ours == theirs).all()
 
 
-@pytest.mark.parametrize("killed_after", [2, 3, 4])  # in the first phase, between, in the second
+# in the first phase, between, in the second
+@pytest.mark.parametrize(
+    "killed_after", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3)), 4]
+)
 def test_a_training_that_is_killed_in_either_phase_ends_with_the_same_weights(
     dataset: PreparedDataset, folder: Path, backbone: Path, killed_after: int
 ):
@@ -158,7 +161,7 @@ def test_a_training_that_is_killed_in_either_phase_ends_with_the_same_weights(
     assert same_variables(folder / "whole", folder / "killed", 5)
 
 
-@pytest.mark.parametrize("killed_after", [2, 3])
+@pytest.mark.parametrize("killed_after", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_patience_ends_only_the_phase_of_the_head(
     dataset: PreparedDataset, folder: Path, backbone: Path, killed_after: int
 ):

@@ -30,7 +30,7 @@ def kept_outputs(config: Config, dataset: PreparedDataset, folder: Path) -> np.n
     return model.predict(dataset.images[dataset.indices("validation")], verbose=0)
 
 
-@pytest.mark.parametrize("model", ["compact", "head factor"])
+@pytest.mark.parametrize("model", [pytest.param("compact", marks=pytest.mark.slow), "head factor"])
 def test_the_moving_average_is_what_is_validated_and_kept(
     dataset: PreparedDataset, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -153,6 +153,7 @@ def test_two_commands_in_two_folders_work_on_one_search(project: Project, tmp_pa
     assert parent.data.metrics["jobs_finished"] == len(runs)
 
 
+@pytest.mark.slow
 def test_hyperband_with_two_trials_at_a_time(place: Project):
     words = ["search=compact", "hydra/sweeper/pruner=hyperband", "hydra/sweeper/sampler=random"]
     words += ["launch=cores", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=2"]

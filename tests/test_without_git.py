@@ -56,7 +56,11 @@ def test_a_run_before_the_first_commit_records_none(
 
 
 @pytest.mark.parametrize(
-    "line", ["import image_classifier.data.mine", "from image_classifier.data import mine"]
+    "line",
+    [
+        pytest.param("import image_classifier.data.mine", marks=pytest.mark.slow),
+        "from image_classifier.data import mine",
+    ],
 )
 def test_code_that_git_does_not_track_is_named_where_an_experiment_lacks_it(
     line: str, tmp_path: Path
