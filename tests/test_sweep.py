@@ -271,7 +271,7 @@ def test_hundreds_of_overrides_and_a_long_one_close_well(swept: Project):
     assert "… (cut: " in parent.data.tags["command"]
     (run,) = children(swept, parent.info.run_id)
     assert f"dataset.note={note}" in runs.overrides_of(run)
-    assert run.data.params["dataset.note"].endswith("…")
+    assert run.data.params["dataset.note"].endswith("characters, all in config/params.yaml)")
 
 
 def test_an_unknown_setting_is_reported_before_a_run_is_opened(swept: Project):
