@@ -10,6 +10,7 @@ import pytest
 from conftest import SHRUNK, Project, new_project, small_backbone
 
 
+@pytest.mark.slow
 def test_two_lines_from_a_folder_of_three_classes_to_a_champion(
     tmp_path_factory: pytest.TempPathFactory, shapes: Path
 ):
