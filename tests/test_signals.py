@@ -14,7 +14,7 @@ import pytest
 from mlflow.entities import Run
 
 from conftest import SHRUNK, Project, copy_of
-from image_classifier.project import processes
+from image_classifier.project import processes, signals
 from image_classifier.tracking import runs
 
 LONG = [word for word in SHRUNK if not word.startswith("training.")] + ["training.epochs=100000"]
@@ -73,8 +73,8 @@ def end(
         process = subprocess.Popen(
             command, cwd=place.folder, env=place.environment, stdin=subprocess.DEVNULL,
             stdout=file, stderr=file, start_new_session=True,
-            # a shell's background jobs, in which tests may run, ignore it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            # background jobs and nohup, in which the tests may run, ignore some of them
+            preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in signals.SIGNALS],
         )  # fmt: skip
     while not moment(place, process):
         assert process.poll() is None, log.read_text()

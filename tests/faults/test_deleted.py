@@ -57,7 +57,9 @@ def test_a_deleted_run_is_restored_by_the_command_in_the_message(mine: Project):
     for stage in ("evaluate", "promote"):
         assert f"run {run_id} was deleted: `{restore}`" in message(mine, stage)
     mine.command("predict", picture)  # needs only the version
-    assert "(deleted run)" in mine.command("seen", picture)
+    # its exit code depends on the runs that other tests have added
+    seen = mine.run("sh", "-c", f"python -m image_classifier seen {picture} || true")
+    assert "1 (deleted run)" in seen
     mine.run(*restore.split())
     mine.command("promote")
 
