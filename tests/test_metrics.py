@@ -99,6 +99,7 @@ def test_calibration_error_by_hand():
     assert calibration_error(labels, probabilities) == pytest.approx((0.4 + 0.4) / 2)
 
 
+@pytest.mark.slow
 def test_a_95_percent_interval_covers_the_truth_about_95_percent_of_the_time():
     generator = np.random.default_rng(1)
     covered = 0

@@ -54,6 +54,7 @@ def odd(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(folder)
 
 
+@pytest.mark.slow
 def test_a_sweep_its_models_and_the_ui_work(odd: Project):
     output = odd.command("train", "--multirun", *SHRUNK, "training.epochs=1", "training.seed=1,2")
     assert "2 jobs finished, 0 failed." in output

@@ -89,6 +89,7 @@ def check_a_killed_search(project: Project, folder: Path, trials: int, more: int
     assert not any("stored_model" in run.data.tags for run in pruned)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_takes_more_trials(project: Project, tmp_path: Path):
     check_a_killed_search(project, tmp_path, trials=3, more=1, kill=1)
 

@@ -148,6 +148,7 @@ def test_sigterm_for_dvc_ends_its_stage(place: Project):
     assert lines_of_the_end(output) == ["train: ended by SIGTERM. To go on, run the command again."]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_an_evaluation(project: Project, tmp_path: Path):
     place = copy_of(project, tmp_path / "project")
     code, _ = end(place, [*COMMAND, "evaluate"], lambda *of: opened(1, *of), [signal.SIGTERM])
