@@ -1,4 +1,4 @@
-"""Branches that both ran the pipeline, and the marks that git leaves in files it cannot merge."""
+"""Branches that both ran the pipeline, and the markers that git leaves in files it cannot merge."""
 
 import subprocess
 import sys
@@ -55,21 +55,21 @@ def test_the_pipeline_runs_after_a_merge_of_two_branches_that_ran_it(
     assert project.run("git", "diff", "--name-only", "--diff-filter=U") == ""
 
 
-def test_marks_in_params_are_a_merge_conflict(empty_project: Path):
+def test_conflict_markers_in_params_are_named(empty_project: Path):
     text = (ROOT / "params.yaml").read_text()
     epochs = next(line for line in text.splitlines() if line.startswith("  epochs: "))
     Path("params.yaml").write_text(text.replace(epochs + "\n", marked(epochs, "  epochs: 1")))
     with pytest.raises(InputError) as caught:
         compose.load()
     message = str(caught.value)
-    assert message.startswith("params.yaml has the marks of a merge conflict")
+    assert message.startswith("params.yaml has merge conflict markers")
     assert "`git checkout --ours params.yaml`, or `--theirs`. Or take the settings" in message
     assert "`make params`" in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("command", ["config", "train", "summary"])
-def test_marks_in_conf_are_a_merge_conflict(
+def test_conflict_markers_in_conf_are_named(
     command: str, project: Project, tmp_path_factory: pytest.TempPathFactory
 ):
     project = copy_of(project, tmp_path_factory.mktemp("marked") / "project", ".dvc", "mlartifacts")
@@ -77,7 +77,7 @@ def test_marks_in_conf_are_a_merge_conflict(
     file.write_text(file.read_text() + marked("a: 1", "a: 2"))
     output = project.command(command, code=1)
     line = output.splitlines()[-1]
-    assert f"{command}: conf/model/compact.yaml has the marks of a merge conflict" in line
+    assert f"{command}: conf/model/compact.yaml has merge conflict markers" in line
     assert "`git checkout --ours conf/model/compact.yaml`" in line
     assert "Traceback" not in output
     file.write_text("a: [")
@@ -85,31 +85,20 @@ def test_marks_in_conf_are_a_merge_conflict(
     assert "conf/model/compact.yaml cannot be read as YAML (line " in line
 
 
-def test_marks_in_metrics_and_corrections_are_a_merge_conflict(empty_project: Path):
+def test_conflict_markers_in_metrics_and_corrections_are_named(empty_project: Path):
     metrics = Path("build/evaluate/metrics.json")
     metrics.parent.mkdir(parents=True)
     metrics.write_text("{\n" + marked('"accuracy": 1', '"accuracy": 0') + "}\n")
-    with pytest.raises(InputError, match=r"metrics.json has the marks .*--theirs.*`dvc repro`\.$"):
+    with pytest.raises(
+        InputError, match=r"metrics.json has merge conflict markers .*--theirs.*`dvc repro`\.$"
+    ):
         read_record(metrics, "evaluate")
     corrections = Path("corrections.csv")
     corrections.write_text("path,label,reason\n" + marked("a.png,cat,x", "a.png,dog,x"))
-    with pytest.raises(InputError, match=r"corrections=corrections\.csv: corrections\.csv has the"):
+    with pytest.raises(
+        InputError, match=r"corrections=corrections\.csv: corrections\.csv has merge"
+    ):
         apply_corrections([], "corrections.csv", corrections)
-
-
-def test_marks_in_dvc_lock_are_a_merge_conflict(project: Project, tmp_path: Path):
-    folder = tmp_path / "project"
-    project = copy_of(project, folder)
-    lock = folder / "dvc.lock"
-    lock.write_text(lock.read_text() + marked("a: 1", "a: 2"))
-    code = (
-        "from pathlib import Path\nfrom image_classifier import __main__\n"
-        "from image_classifier.training import resume\n"
-        "__main__.run = lambda *_: resume._saved_by_dvc(Path('build/train'))\n"
-        "raise SystemExit(__main__.main(['train']))"
-    )
-    output = project.run(sys.executable, "-c", code, code=1)
-    assert output.startswith("train: dvc.lock has the marks of a merge conflict")
 
 
 def params_of(project: Project, *overrides: str) -> str:
@@ -127,7 +116,7 @@ def test_make_params_says_which_settings_it_changes(tmp_path: Path):
     external = ["+external.north.path=north"]
     project = new_project(tmp_path / "project", *SHRUNK, "optimizer.learning_rate=0.5", *external)
     said = params_of(project).splitlines()
-    assert said[0] == "Other values than in params.yaml:"
+    assert said[0] == "These settings of params.yaml change:"
     assert "  optimizer.learning_rate: 0.5 → 0.005" in said
     assert '  external.north.path: "north" → dropped' in said
     assert "  training.epochs: 2 → 12" in said
@@ -136,7 +125,7 @@ def test_make_params_says_which_settings_it_changes(tmp_path: Path):
     params = project.folder / "params.yaml"
     params.write_text(marked("a: 1", "a: 2"))
     said = params_of(project)
-    assert said == "params.yaml has the marks of a merge conflict: its settings are not taken.\n"
+    assert said == "params.yaml has merge conflict markers: its settings are ignored.\n"
     params.write_text("a: [")
-    assert params_of(project) == "params.yaml cannot be read: its settings are not taken.\n"
+    assert params_of(project) == "params.yaml cannot be read: its settings are ignored.\n"
     assert params_of(project) == ""

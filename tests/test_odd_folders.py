@@ -1,4 +1,4 @@
-"""The project in folders whose names have signs that mean something in addresses and overrides."""
+"""The project in folders whose names have special characters of addresses and overrides."""
 
 import shlex
 import shutil
@@ -45,7 +45,7 @@ def test_the_store_is_in_the_projects_folder_and_nothing_is_beside_it(
 
 @pytest.fixture(scope="module")
 def odd(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A prepared project in a folder with all signs."""
+    """A prepared project in a folder with all of them."""
     folder = tmp_path_factory.mktemp("odd") / ALL
     ignored = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "runs", "cache")
     shutil.copytree(project.folder, folder, ignore=ignored)

@@ -92,7 +92,7 @@ def end(
 
 
 def lines_of_the_end(output: str) -> list[str]:
-    words = ("ended by", "Error", "Traceback", "Exception")
+    words = ("stopped by", "Error", "Traceback", "Exception")
     return [line for line in output.splitlines() if any(word in line for word in words)]
 
 
@@ -100,7 +100,9 @@ def test_ctrl_c_twice_ends_a_training_which_the_same_command_continues(place: Pr
     command = [*COMMAND, "train", *LONG]
     code, output = end(place, command, in_epoch, [signal.SIGINT, signal.SIGINT], group=True)
     assert code == -signal.SIGINT
-    assert lines_of_the_end(output) == ["train: ended by SIGINT. To go on, run the command again."]
+    assert lines_of_the_end(output) == [
+        "train: stopped by SIGINT. To continue, run the command again."
+    ]
     (run,) = [run for run in all_runs(place) if run.info.status == "KILLED"]
     assert run.info.end_time
 
@@ -136,7 +138,9 @@ def test_sigterm_ends_a_sweep_with_its_jobs(
         place, COMMAND + words, lambda *of: opened(number, *of), [signal.SIGTERM], group
     )
     assert code == -signal.SIGTERM
-    assert lines_of_the_end(output) == ["train: ended by SIGTERM. To go on, run the command again."]
+    assert lines_of_the_end(output) == [
+        "train: stopped by SIGTERM. To continue, run the command again."
+    ]
     new = [run for run in all_runs(place) if run.info.run_id not in before]
     assert [run.info.status for run in new] == ["KILLED"] * number
     assert all(run.info.end_time for run in new)
@@ -145,7 +149,9 @@ def test_sigterm_ends_a_sweep_with_its_jobs(
 def test_sigterm_for_dvc_ends_its_stage(place: Project):
     code, output = end(place, ["dvc", "repro", "train"], in_epoch, [signal.SIGTERM])
     assert code == -signal.SIGTERM
-    assert lines_of_the_end(output) == ["train: ended by SIGTERM. To go on, run the command again."]
+    assert lines_of_the_end(output) == [
+        "train: stopped by SIGTERM. To continue, run the command again."
+    ]
 
 
 @pytest.mark.slow

@@ -155,11 +155,11 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     client = mlflow.MlflowClient(swept.store)
     best = client.get_run(parent).data.tags["best.run_id"]
     listed = swept.command("prune", parent, code=1)
-    assert "nothing is deleted. Add --yes to delete 1 models" in listed
+    assert "nothing is deleted. Add --yes to delete 1 model," in listed
     kept, lost = listed.split("Loses its model")
     assert best in kept and "best job" in kept and best not in lost
     assert len(client.search_model_versions()) > 1
-    assert "1 models deleted" in swept.command("prune", parent, "--yes")
+    assert "1 model deleted" in swept.command("prune", parent, "--yes")
     for run in children(swept, parent):
         if run.info.status == "FINISHED":
             left = client.search_model_versions(f"run_id = '{run.info.run_id}'")

@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except signals.Ended as ended:
         close_runs()
         with suppress(OSError):  # the terminal is closed
-            print(f"{name}: ended by {ended}. To go on, run the command again.", file=sys.stderr)
+            print(
+                f"{name}: stopped by {ended}. To continue, run the command again.", file=sys.stderr
+            )
         return signals.finish()
     except InputError as error:
         message = str(error)
@@ -101,7 +103,8 @@ def check_folder() -> None:
     if queued and (not folder.isascii() or set("?#%") & set(folder)):
         raise InputError(
             f"{folder}: in a folder with ?, #, % or letters beyond ASCII in its path, DVC loses "
-            f"experiments of --queue and --temp. Run them without, or rename the folder."
+            f"experiments of --queue and --temp. Run them without these options, or rename the "
+            f"folder."
         )
 
 

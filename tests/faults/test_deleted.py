@@ -197,7 +197,7 @@ def test_a_sweep_that_goes_on_says_which_of_its_runs_were_deleted(
     for run_id in jobs[2:]:
         store.delete_run(run_id)
     assert parent_run.start("sweeps", "key", [], []) == (parent, 2)
-    assert "3 jobs of this sweep were deleted in MLflow." in capsys.readouterr().out
+    assert "Deleted in MLflow: 3 jobs of this sweep." in capsys.readouterr().out
     store.delete_run(parent)
     new, done = parent_run.start("sweeps", "key", [], [])
     assert (new != parent, done) == (True, 0)
@@ -213,7 +213,7 @@ def test_prune_says_which_jobs_were_deleted_and_keeps_the_last_model(
     here = Project(tmp_path)
     here.environment = project.environment
     output = here.command("prune", parent, "--yes")
-    assert "3 of the 5 jobs were deleted in MLflow: their models are left." in output
+    assert "3 of the 5 jobs were deleted in MLflow: their models stay." in output
     store.delete_run(jobs[0])
     output = here.command("prune", parent, code=1)
     assert f"`mlflow runs restore --run-id {jobs[0]}`. It is the best job" in output

@@ -1,4 +1,4 @@
-"""The database of MLflow's store is of another version, locked, read-only, or no database."""
+"""The database of MLflow's store is of another version, locked, read-only, or not a database."""
 
 import os
 import re
@@ -92,7 +92,7 @@ def test_the_database_of_an_older_mlflow_is_migrated_by_the_command_in_the_messa
     before = file.read_bytes()
     store = address_of(file)
     output = project.command("predict", "data", code=1, MLFLOW_TRACKING_URI=store)
-    assert f"predict: {file} is the database of an older MLflow" in output
+    assert f"predict: {file} was written by an older MLflow" in output
     assert file.read_bytes() == before  # MLflow would have migrated it
     project.run("bash", "-c", re.search("`(.+)`", output)[1])
     assert file.with_name("the store.db.backup").read_bytes() == before
@@ -106,7 +106,7 @@ def test_every_command_stops_with_one_line(project: Project, file: Path, words: 
     newer(file)
     before = file.read_bytes()
     output = project.command(*words, code=1, MLFLOW_TRACKING_URI=address_of(file))
-    message = f"{words[0]}: {file} is the database of a newer MLflow"
+    message = f"{words[0]}: {file} was written by a newer MLflow"
     assert output.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in output
     assert "Epoch 1" not in output
@@ -138,7 +138,10 @@ def truncated(file: Path) -> None:
     [
         (text, "is not a database: restore"),
         (folder, "is a folder, not the database"),
-        (other_program, r"is a database, but not of MLflow \(its tables: alembic_version, studies"),
+        (
+            other_program,
+            r"is a database, but not an MLflow database \(its tables: alembic_version, studies",
+        ),
         (truncated, r"cannot be read \(database disk image is malformed\)"),
         (newer, "newer MLflow .* Install"),
     ],

@@ -7,7 +7,7 @@ On the error stream, it says which settings have other values than in params.yam
 
 import argparse
 
-from image_classifier.config.compose import as_text, compose, tell_changes, typed
+from image_classifier.config.compose import as_yaml, compose, print_changes, typed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     composed = compose(arguments.overrides)
     typed(composed)
-    tell_changes(composed)
-    print(as_text(composed), end="")
+    print_changes(composed)
+    print(as_yaml(composed), end="")
     return 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from image_classifier.errors import InputError
+from image_classifier.project.text import counted
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -79,7 +80,7 @@ def prune(sweep: str, ask: bool) -> int:
     ):
         if listed:
             print("\n".join([title, *map(str, listed)]))
-    total = f"{sum(len(job.models) for job in losers)} models"
+    total = counted(sum(len(job.models) for job in losers), "model")
     size = f"{sum(job.megabytes for job in losers):.1f} MB"
     if losers and ask:
         if not sys.stdin.isatty():
@@ -110,14 +111,15 @@ def jobs_of(parent: str) -> list[Job]:
             f"the run id that `image-classifier train --multirun` prints after `Sweep`."
         )
     runs.find(best, to_write=True, otherwise=NOT_PRUNED)  # it would be the last model
+    children = parent_run.children(parent)
     if deleted := parent_run.deleted_jobs(parent):
         print(
-            f"{len(deleted)} of the {len(deleted) + len(parent_run.children(parent))} jobs were "
-            f"deleted in MLflow: their models are left."
+            f"{len(deleted)} of the {len(deleted) + len(children)} jobs were deleted in MLflow: "
+            f"their models stay."
         )
     client = mlflow.MlflowClient()
     jobs = []
-    for child in parent_run.children(parent):
+    for child in children:
         run_id = child.info.run_id
         found = client.search_model_versions(f"run_id = '{run_id}'")
         versions = [client.get_model_version(each.name, each.version) for each in found]

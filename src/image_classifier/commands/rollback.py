@@ -13,7 +13,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code.
 
     Raises:
-        InputError: there is no champion, no version was champion before it, or that one is gone.
+        InputError: there is no champion, or no earlier one, or the earlier one was deleted.
     """
     name = load().tracking.registered_model
     from image_classifier.tracking import champion, connection  # import MLflow

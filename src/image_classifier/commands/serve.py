@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command until a signal ends it; return the exit code."""
     for number in signals.SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # the end of a server is no interruption
+        if signal.getsignal(number) != signal.SIG_IGN:  # to stop a server is not an error
             signal.signal(number, signal.default_int_handler)
     config = load()
     name = arguments.model or f"models:/{config.tracking.registered_model}@champion"

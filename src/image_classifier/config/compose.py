@@ -54,24 +54,24 @@ def load(path: Path = PARAMS) -> Config:
 
 def replace_params(composed: DictConfig) -> None:
     """Write `params.yaml`, and print which of its settings change."""
-    tell_changes(composed)
-    PARAMS.write_text(as_text(composed))
+    print_changes(composed)
+    PARAMS.write_text(as_yaml(composed))
 
 
-def as_text(composed: DictConfig) -> str:
+def as_yaml(composed: DictConfig) -> str:
     """Return settings as `dvc exp run` writes them, so that neither changes the other's file."""
     return OmegaConf.to_yaml(composed, resolve=True)
 
 
-def tell_changes(composed: DictConfig) -> None:
+def print_changes(composed: DictConfig) -> None:
     """Print, on the error stream, the settings of `params.yaml` that have other values here."""
     try:
         former = dict(_settings(OmegaConf.to_container(OmegaConf.load(PARAMS)), ""))
     except FileNotFoundError:
         return
     except Exception:  # of YAML, of OmegaConf, of the encoding
-        reason = "has the marks of a merge conflict" if merge_conflict(PARAMS) else "cannot be read"
-        print(f"{PARAMS} {reason}: its settings are not taken.", file=sys.stderr)
+        reason = "has merge conflict markers" if merge_conflict(PARAMS) else "cannot be read"
+        print(f"{PARAMS} {reason}: its settings are ignored.", file=sys.stderr)
         return
     new = dict(_settings(OmegaConf.to_container(composed, resolve=True), ""))
     shown = partial(json.dumps, ensure_ascii=False, default=str)
@@ -81,7 +81,7 @@ def tell_changes(composed: DictConfig) -> None:
         if key not in new or new[key] != value
     ]
     if changed:
-        print("\n".join([f"Other values than in {PARAMS}:", *changed]), file=sys.stderr)
+        print("\n".join([f"These settings of {PARAMS} change:", *changed]), file=sys.stderr)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

@@ -61,10 +61,10 @@ def _advice(word: str, sweep: bool) -> str:
 
 def quoted(key: str, value: str) -> str:
     """Return an override as it is typed in a shell, so that Hydra takes the value as a text."""
-    return shlex.quote(f"{key}={as_text(value)}")
+    return shlex.quote(f"{key}={as_hydra_text(value)}")
 
 
-def as_text(value: str) -> str:
+def as_hydra_text(value: str) -> str:
     """Return a value with quotes, so that Hydra takes it as a text.
 
     Source: https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values: a backslash

@@ -660,7 +660,8 @@ class Tracking(Section):
         description="Which jobs of a sweep register their model: each, only the best, or none."
     )
     registered_model: ModelName = Field(
-        description="Name of the registered model: no / : @ # ?, and no dot or space at its ends."
+        description="Name of the registered model: no / : @ # ?, and no dot or space at the start "
+        "or end."
     )
 
 

@@ -76,13 +76,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def merge_conflict(path: Path) -> str:
-    """Return what to do about a file with the marks of a merge conflict; empty for other files."""
+    """Return what to do about a file with merge conflict markers; empty for other files."""
     if not path.is_file() or not re.search(rb"(?m)^(<{7}|>{7}) ", path.read_bytes()):
         return ""
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return (
-        f"{path} has the marks of a merge conflict (<<<<<<<). Edit it, or keep one side: `git "
+        f"{path} has merge conflict markers (<<<<<<<). Edit it, or keep one side: `git "
         f"checkout --ours {shlex.quote(str(path))}`, or `--theirs`."
     )
 

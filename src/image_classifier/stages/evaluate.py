@@ -236,7 +236,7 @@ def class_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def metric_names(classes: Sequence[str]) -> dict[str, str]:
-    """Return for each class its name in the name of an MLflow metric, which cannot have all signs.
+    """Return for each class its part of the name of an MLflow metric, which allows few characters.
 
     If two would have the same name, or one would be a dot, all get their number in front.
     """

@@ -64,8 +64,6 @@ def promote(config: Config) -> None:
         champion.log_decision(challenger, reasons or "champion", paths.DECISION)
     if decision["comparison"]:
         print(compared(decision["comparison"]))
-    elif not reasons and "champion_before" not in challenger.tags:
-        print("There was no champion to compare it with.")
     if due := looks.due(decision["ledger"]):
         print(due)
     if decision["findings"]:
@@ -152,6 +150,8 @@ def decide(
             )
 
     if not reasons:
+        if champion is None and not is_champion:
+            print(f"{challenger.name} had no champion to compare it with.")
         aliases.make_champion(challenger, champion)
     elif not unfit:
         aliases.make_challenger(challenger)

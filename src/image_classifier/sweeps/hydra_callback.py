@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from image_classifier.config.compose import compose
-from image_classifier.config.messages import as_text, explain_composition
+from image_classifier.config.messages import as_hydra_text, explain_composition
 from image_classifier.config.schema import Tracking
 from image_classifier.data.manifest import manifest_digest
 from image_classifier.errors import InputError
@@ -96,7 +96,8 @@ class SweepCallback(Callback):
             variables["MLFLOW_TRACKING_URI"] = connection.uri()
         with open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra += [
-                f"+hydra.job.env_set.{name}={as_text(value)}" for name, value in variables.items()
+                f"+hydra.job.env_set.{name}={as_hydra_text(value)}"
+                for name, value in variables.items()
             ]
 
     def close(self, config: DictConfig) -> "SweepResult":
@@ -202,7 +203,7 @@ def refuse_other_sections(overrides: list[str]) -> None:
         if override.is_sweep_override() and section in ("launch", "search"):  # Hydra ignores them
             sys.exit(
                 f"train: {override.input_line}: a sweep has one {section}. Run one command for "
-                f"each of them."
+                f"each."
             )
         if override.is_sweep_override() and section in OTHER_SECTIONS:
             sys.exit(

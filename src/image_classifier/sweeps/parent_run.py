@@ -91,7 +91,7 @@ def start(
     if (parent := oldest(experiment, key)) and not given:
         runs.open_again(client.get_run(parent))
         if deleted := deleted_jobs(parent):
-            print(f"{counted(len(deleted), 'job')} of this sweep were deleted in MLflow.")
+            print(f"Deleted in MLflow: {counted(len(deleted), 'job')} of this sweep.")
         return parent, len(finished(parent))
     if given:
         runs.find(given, to_write=True)

@@ -74,7 +74,7 @@ def roll_back(name: str) -> tuple[Version, Version]:
         The version that had the alias, and the version that has it now.
 
     Raises:
-        InputError: there is no champion, no version was champion before it, or that one is gone.
+        InputError: there is no champion, or no earlier one, or the earlier one was deleted.
     """
     current = current_champion(name)
     if current is None:

@@ -44,7 +44,9 @@ def check(address: str, to_write: bool) -> None:
         _require_writable_folder(file)
         return
     if not os.access(file, os.R_OK):
-        raise InputError(f"{file}: you may not read MLflow's database. See `ls -l {_word(file)}`.")
+        raise InputError(
+            f"{file}: no permission to read MLflow's database. See `ls -l {_word(file)}`."
+        )
     if to_write:
         if not os.access(file, os.W_OK):
             raise InputError(
@@ -77,8 +79,8 @@ def _check_version(file: Path, address: str, tables: set[str], versions: list[st
 
     if not {"experiments", "runs"} <= tables:
         raise InputError(
-            f"{file} is a database, but not of MLflow (its tables: {', '.join(sorted(tables))}): "
-            f"{_move(file)}."
+            f"{file} is a database, but not an MLflow database (its tables: "
+            f"{', '.join(sorted(tables))}): {_move(file)}."
         )
     migrations = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
     needed = migrations.get_current_head()
@@ -87,16 +89,16 @@ def _check_version(file: Path, address: str, tables: set[str], versions: list[st
     known = {script.revision for script in migrations.walk_revisions()}
     if not known.issuperset(versions):
         raise InputError(
-            f"{file} is the database of a newer MLflow than this one, {mlflow.__version__} (schema "
-            f"{', '.join(versions)}, this one has {needed}). Install the MLflow that wrote it, or "
-            f"a newer one, {ELSEWHERE}."
+            f"{file} was written by a newer MLflow than the installed one, {mlflow.__version__} "
+            f"(schema {', '.join(versions)}, needed: {needed}). Install the MLflow that wrote it, "
+            f"or a newer one, {ELSEWHERE}."
         )
     backup = _word(file.with_name(f"{file.name}.backup"))
     raise InputError(
-        f"{file} is the database of an older MLflow than this one, {mlflow.__version__} (schema "
-        f"{', '.join(versions) or 'none'}, this one has {needed}). Migrate it, after a backup: "
+        f"{file} was written by an older MLflow than the installed one, {mlflow.__version__} "
+        f"(schema {', '.join(versions) or 'none'}, needed: {needed}). Migrate it, after a backup: "
         f"`cp {_word(file)} {backup} && mlflow db upgrade {shlex.quote(address)}`. The older "
-        f"MLflow cannot read it then."
+        f"MLflow can no longer read it afterwards."
     )
 
 
@@ -106,8 +108,8 @@ def _explain(file: Path, error: sqlite3.DatabaseError) -> str:
         case ["BUSY"]:
             return (
                 f"{file}: another process has locked MLflow's database for more than "
-                f"{PATIENCE:.0f} seconds. `fuser -v {_word(file)}` tells which one: wait for it, "
-                f"or end it."
+                f"{PATIENCE:.0f} seconds. `fuser -v {_word(file)}` shows which one: wait for it, "
+                f"or stop it."
             )
         case ["NOTADB"]:
             return f"{file} is not a database: {_move(file)}."

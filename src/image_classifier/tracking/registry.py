@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
 
 from image_classifier import serving
 from image_classifier.config.schema import Config, Tracking
@@ -244,8 +244,8 @@ def version_with_alias(name: str, alias: str) -> Version | None:
     except InputError as error:
         call = f"delete_registered_model_alias({name!r}, {alias!r})"
         raise InputError(
-            f"The alias {alias} of {name} names a version that is gone. {error} Remove the alias "
-            f"by {client_call(call)}."
+            f"The alias {alias} of {name} names a version that no longer exists. {error} Remove "
+            f"the alias by {client_call(call)}."
         ) from None
 
 
@@ -259,7 +259,7 @@ def files_deleted(version: Version) -> str:
     if mlflow.artifacts.list_artifacts(artifact_uri=version.uri):
         return ""
     place = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
-    stored = local_file_uri_to_path(place).partition("/mlartifacts/")
+    stored = unquote(urlsplit(place).path).partition("/mlartifacts/")
     here = paths.project() / "mlartifacts"
     if stored[1] and (here / stored[2]).exists():  # MLflow stores absolute paths
         link = shlex.join(["ln", "-s", str(paths.project()), stored[0]])

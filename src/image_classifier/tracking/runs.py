@@ -476,7 +476,8 @@ def record_of(run_id: str, store: str | None = None) -> Record:
     if not any(file.path == SETTINGS_FILE for file in client.list_artifacts(run_id, "config")):
         if REUSED in run.data.tags:
             raise InputError(
-                f"MLflow run {run_id} is a copy of run {run.data.tags[REUSED]}: name that one."
+                f"MLflow run {run_id} is a copy of run {run.data.tags[REUSED]}: give the id "
+                f"of that run."
             )
         if "job_key" in run.data.tags:
             raise InputError(

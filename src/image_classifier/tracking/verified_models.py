@@ -111,7 +111,7 @@ def find_version(uri: str) -> Version:
         uri: models:/NAME/VERSION or models:/NAME@ALIAS.
 
     Raises:
-        InputError: the address does not have this form, or there is no such version.
+        InputError: the address does not have this form, or the version does not exist.
         MlflowException: MLflow does not answer, or refuses for another reason.
     """
     name, number, alias = _parts(uri)
