@@ -17,7 +17,11 @@ from conftest import SHRUNK, Project, copy_of
 from image_classifier.project import processes, signals
 from image_classifier.tracking import runs
 
-LONG = [word for word in SHRUNK if not word.startswith("training.")] + ["training.epochs=100000"]
+# neither epochs nor patience end these trainings
+LONG = [word for word in SHRUNK if not word.startswith("training.")] + [
+    "training.epochs=100000",
+    "training.patience=100000",
+]
 COMMAND = [sys.executable, "-m", "image_classifier"]
 SWEEP = ["train", "--multirun", *LONG, "training.seed=1,2,3"]
 
@@ -27,7 +31,11 @@ def place(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     """A copy of the project, whose pipeline would train for hours."""
     place = copy_of(project, tmp_path_factory.mktemp("signals") / "project")
     params = place.folder / "params.yaml"
-    params.write_text(params.read_text().replace("epochs: 2\n", "epochs: 100000\n"))
+    text = params.read_text()
+    for setting in ("  epochs: 2\n", "  patience: 12\n"):
+        assert setting in text
+        text = text.replace(setting, f"{setting.partition(':')[0]}: 100000\n")
+    params.write_text(text)
     return place
 
 

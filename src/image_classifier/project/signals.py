@@ -26,7 +26,8 @@ class Ended(KeyboardInterrupt):
 def raise_ended() -> Iterator[None]:
     """From now on, let a signal end the child processes and raise `Ended` in the main thread.
 
-    Whatever else the block raises after a signal becomes `Ended`.
+    Whatever else the block raises after a signal becomes `Ended`. After the block, a signal ends
+    the process at once.
 
     A signal that is ignored, as under nohup, stays ignored. In a stage of DVC, the end of DVC
     counts as SIGTERM: nobody would save the stage's outputs.
@@ -44,14 +45,22 @@ def raise_ended() -> Iterator[None]:
         if received:
             raise Ended(received.name) from None
         raise
+    finally:
+        if not received:
+            _end_at_once()
 
 
 def finish() -> int:
     """Return the exit code after a signal; another signal, or a hang, ends the process at once."""
     assert received
-    for number in (*SIGNALS, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
+    _end_at_once()
     return 128 + received
+
+
+def _end_at_once() -> None:
+    for number in (*SIGNALS, signal.SIGALRM):
+        if signal.getsignal(number) == _end:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
