@@ -51,8 +51,9 @@ OUTPUT = "runs/dvc_repro.txt"  # what the pipeline of `project` printed
 # The files that take longest start first, so that both processes end at about the same time. The
 # second one needs no `project`: it runs while the other process makes the project.
 LONGEST = [
-    "test_pipeline", "test_datasets", "test_sweep", "test_search", "test_promote", "test_train",
-    "test_kill", "test_dataset_command", "test_reproduce", "test_cross_validation", "test_dicom",
+    "test_pipeline", "test_recipe", "test_sweep", "test_search", "test_promote", "test_train",
+    "test_pretrained", "test_predict_output", "test_signals", "test_kill", "test_datasets",
+    "test_dataset_command", "test_reproduce", "test_cross_validation", "test_dicom",
     "test_tracking_outage", "test_tracking", "test_dvc_yaml", "test_go_on", "test_model_files",
     "test_training", "test_serving", "test_serving_attacks", "test_concurrency", "test_external",
     "test_dvc_cache", "test_heat_maps", "test_secrets", "test_unequal", "test_full_disk",

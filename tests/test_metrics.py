@@ -79,8 +79,20 @@ def test_the_metrics_equal_those_of_scikit_learn():
         "f1": sklearn_metrics.f1_score(true, predicted),
         "brier": sklearn_metrics.brier_score_loss(true, score),
         "roc_auc": sklearn_metrics.roc_auc_score(true, score),
+        "loss": sklearn_metrics.log_loss(true, found.probabilities),
     }.items():
         assert ours[name] == pytest.approx(value), name
+
+
+def test_the_metrics_of_many_classes_equal_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 200)
+    probabilities = generator.dirichlet(np.ones(4), 200).round(2)
+    probabilities[:, 0] = 1 - probabilities[:, 1:].sum(axis=1)
+    found = classification_metrics(labels, probabilities, probabilities.argmax(axis=1))
+    area = sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
+    assert found["roc_auc_macro"] == pytest.approx(area)
+    assert found["loss"] == pytest.approx(sklearn_metrics.log_loss(labels, probabilities))
 
 
 def test_with_one_class_some_metrics_are_undefined():
