@@ -24,6 +24,8 @@ def test_a_difference_is_reported(capsys: pytest.CaptureFixture):
     )
     assert compare(first, first)
     assert compare(first, replace(first, metrics=first.metrics | {"fit_seconds": {0: 1}}))
+    longer = first.metrics | {"system/cpu_utilization_percentage": {0: 50, 1: 90}}
+    assert compare(replace(first, metrics=longer), first)
     assert not compare(first, replace(first, tags={"weights_sha256": "b"}))
     assert "weights  DIFFERENT" in capsys.readouterr().out
     assert not compare(first, replace(first, metrics={"val_loss": {1: 0.5, 2: 0.2500001}}))

@@ -21,8 +21,6 @@ from image_classifier.project import paths
 if TYPE_CHECKING:
     from image_classifier.tracking.runs import Record
 
-NOT_REPEATED = ("fit_seconds", "train_seconds", "cpu_seconds", "stored_bytes")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -72,10 +70,16 @@ def reproduce(run_id: str) -> bool:
 
 
 def compare(recorded: "Record", repeated: "Record") -> bool:
-    """Print what is equal in two runs and what differs; return whether everything is equal."""
+    """Print what is equal in two runs and what differs; return whether everything is equal.
+
+    What depends on the machine, such as times and the use of the processors, is not compared.
+    """
+    from image_classifier.tracking.runs import OF_THE_MACHINE
+
     digests = [record.tags.get("weights_sha256", "none") for record in (recorded, repeated)]
     print(f"weights  {'equal' if digests[0] == digests[1] else 'DIFFERENT'}  {digests[0][:16]}")
-    names = [name for name in recorded.metrics if name not in NOT_REPEATED]
+    not_repeated = (*OF_THE_MACHINE, "fit_seconds")
+    names = [name for name in recorded.metrics if not name.startswith(not_repeated)]
     different = [name for name in names if recorded.metrics[name] != repeated.metrics.get(name)]
     for name in different:
         print(f"{name}  DIFFERENT  {recorded.metrics[name]}, now {repeated.metrics.get(name)}")

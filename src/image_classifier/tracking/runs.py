@@ -50,16 +50,9 @@ COPIED_TAGS = (
     "job_key", "recipe_key", "manifest_digest", "device", "threads", "weights_sha256",
     "backbone_sha256", "registered_version", "stored_model", "version_tags",
 )  # fmt: skip
-OTHER_METRICS = (
-    "system/",
-    "test_",
-    "probe_",
-    "shortcut_",
-    "external_",
-    "train_seconds",
-    "cpu_seconds",
-    "stored_bytes",
-)
+# what metrics begin with that say more about the machine than about the training
+OF_THE_MACHINE = ("system/", "train_seconds", "cpu_seconds", "stored_bytes")
+OTHER_METRICS = (*OF_THE_MACHINE, "test_", "probe_", "shortcut_", "external_")
 
 # settings that do not decide a training: no parameters of its run
 NOT_OF_TRAINING = ("evaluation", "promotion", "serving")
