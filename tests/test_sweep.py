@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 
 from conftest import SHRUNK, Project, children, copy_of, parent_of
 from image_classifier.tracking import runs
@@ -135,7 +136,11 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     swept.command("adopt", best, "winner")
     preset = (swept.folder / "conf/experiment/winner.yaml").read_text()
     assert f"{run.data.metrics['best_val_loss']:.4f}" in preset.splitlines()[1]
-    assert "threads: 1" in preset
+    settings = yaml.safe_load(preset)
+    assert settings["training"]["threads"] == 1
+    assert not {"dataset", "split", "model"} & set(settings)  # they are as elsewhere in conf/
+    assert "\n  name: compact\n" in swept.command("config")
+    assert "\n  name: article\n" in swept.command("config", "model=article")
     swept.run(sys.executable, "docs/configuration.py")  # as `make params` does
     swept.run("dvc", "repro", "train")
     repeated = client.get_run(swept.read("build/train/run.json")["run_id"])
@@ -234,10 +239,7 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     [
         ("slurm", {}, "the command sbatch was not found"),
         ("ray", {"TMPDIR": "long"}, "TMPDIR=/tmp image-classifier"),
-        pytest.param(
-            "ray", {"RAY_ADDRESS": "127.0.0.1:1"}, "the Ray cluster at 127.0.0.1:1",
-            marks=pytest.mark.slow,
-        ),
+        ("ray", {"RAY_ADDRESS": "127.0.0.1:1"}, "the Ray cluster at 127.0.0.1:1"),
     ],
 )  # fmt: skip
 def test_a_launcher_that_cannot_run_is_reported_before_a_run_is_opened(

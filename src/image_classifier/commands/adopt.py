@@ -2,8 +2,10 @@
 
     image-classifier adopt RUN_ID NAME
 
-Writes conf/experiment/NAME.yaml, with the run's result in the first lines, makes it the default in
-conf/config.yaml, and writes params.yaml: `dvc repro` then repeats the run.
+Writes conf/experiment/NAME.yaml: the run's result in the first lines, then the settings in which
+the run differs from the other files of conf/. Those of the model are in conf/model/NAME.yaml, so
+that another model can still be chosen. Makes the preset the default in conf/config.yaml, and writes
+params.yaml: `dvc repro` then repeats the run.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from image_classifier.config.compose import CONF, PARAMS, compose, replace_params, typed
+from image_classifier.config.schema import Config
 from image_classifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,9 +45,10 @@ def adopt(run_id: str, name: str) -> None:
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise InputError(f"{name!r}: use lower-case letters, digits and underscores for the name.")
-    preset = CONF / "experiment" / f"{name}.yaml"
-    if preset.exists():
-        raise InputError(f"{preset} exists already: choose another name, or remove it.")
+    preset, model = (CONF / group / f"{name}.yaml" for group in ("experiment", "model"))
+    for file in (preset, model):
+        if file.exists():
+            raise InputError(f"{file} exists already: choose another name, or remove it.")
     from image_classifier.tracking import connection, runs  # import MLflow
 
     with connection.require_mlflow():
@@ -59,8 +63,16 @@ def adopt(run_id: str, name: str) -> None:
     settings["training"] |= {"fold": None}  # the pipeline trains on all training images
     main = CONF / "config.yaml"
     before = main.read_text()
-    preset.write_text(preset_text(run_id, name, record, settings))
+    architecture = settings["model"]["name"]
+    changes = changes_of(settings, typed(compose(["~experiment", f"model={architecture}"])))
+    of_model = changes.pop("model", {})
     try:
+        if of_model:
+            header = [f"# The model of experiment={name}.", f"defaults: [{architecture}]"]
+            model.write_text("\n".join([*header, "", OmegaConf.to_yaml(of_model)]))
+        header = preset_header(run_id, name, record, settings)
+        header += ["defaults:", f"  - override /model: {name if of_model else architecture}"]
+        preset.write_text("\n".join([*header, "", OmegaConf.to_yaml(changes)]))
         main.write_text(re.sub(r"(?m)^  - experiment: \S+", f"  - experiment: {name}", before))
         composed = compose()
         adopted = typed(composed).model_dump()
@@ -74,7 +86,8 @@ def adopt(run_id: str, name: str) -> None:
                 )
     except BaseException:
         main.write_text(before)  # both changes or none
-        preset.unlink()
+        preset.unlink(missing_ok=True)
+        model.unlink(missing_ok=True)
         raise
     replace_params(composed)
     print(
@@ -84,11 +97,25 @@ def adopt(run_id: str, name: str) -> None:
     )
 
 
-def preset_text(run_id: str, name: str, record: "Record", settings: dict[str, Any]) -> str:
-    """Return the text of the preset: the run's result as comments, then its settings."""
+def changes_of(settings: dict[str, dict[str, Any]], defaults: Config) -> dict[str, dict[str, Any]]:
+    """Return the settings that differ from the defaults, by section, without empty sections."""
+    known = defaults.model_dump()
+    changes = {
+        section: {
+            key: value
+            for key, value in settings[section].items()
+            if key not in known[section] or known[section][key] != value
+        }
+        for section in SECTIONS
+    }
+    return {section: values for section, values in changes.items() if values}
+
+
+def preset_header(run_id: str, name: str, record: "Record", settings: dict[str, Any]) -> list[str]:
+    """Return the first lines of the preset: the run's result, as comments."""
     monitor = settings["training"]["monitor"]
     metrics = {key: max(values.items())[1] for key, values in record.metrics.items()}
-    header = [
+    return [
         "# @package _global_",
         f"# Result: best {monitor} {metrics[f'best_{monitor}']:.4f} on "
         f"{settings['dataset']['name']}.",
@@ -96,8 +123,4 @@ def preset_text(run_id: str, name: str, record: "Record", settings: dict[str, An
         f"{settings['training']['threads']} threads, "
         f"{metrics['train_seconds']:.0f} s.",
         f"# Command: dvc exp run -S experiment={name}   (from MLflow run {run_id})",
-        "defaults:",
-        f"  - override /model: {settings['model']['name']}",
     ]
-    chosen = {section: settings[section] for section in SECTIONS}
-    return "\n".join(header) + "\n\n" + OmegaConf.to_yaml(OmegaConf.create(chosen))

@@ -51,9 +51,7 @@ def reproduce(run_id: str) -> bool:
     for warning in [*warnings(recorded.tags), *filter(None, [recorded.deleted])]:
         print(f"Note: {warning}.")
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
-        command("git", "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(project))
-        command("git", "checkout", "--quiet", commit, cwd=project)
+        project = check_out(commit, Path(folder) / "repository")
         (project / "params.yaml").write_text(recorded.settings)
         share_cache(project)
         store = paths.sqlite_address(project / "mlflow.db")
@@ -67,6 +65,18 @@ def reproduce(run_id: str) -> bool:
         record = json.loads((project / paths.TRAIN / paths.RUN).read_text())
         repeated = runs.record_of(record["run_id"], store)
     return compare(recorded, repeated)
+
+
+def check_out(commit: str, clone: Path) -> Path:
+    """Clone the repository, which may have the project in a subfolder; return its new folder."""
+    asked = ["git", "rev-parse", "--show-toplevel", "--show-prefix"]
+    answer = subprocess.run(asked, stdout=subprocess.PIPE, text=True)
+    if answer.returncode:
+        raise InputError(f"`{' '.join(asked)}` failed; its message is above.")
+    repository, subfolder = answer.stdout.split("\n")[:2]
+    command("git", "clone", "--quiet", "--no-checkout", repository, str(clone))
+    command("git", "checkout", "--quiet", commit, cwd=clone)
+    return clone / subfolder
 
 
 def compare(recorded: "Record", repeated: "Record") -> bool:

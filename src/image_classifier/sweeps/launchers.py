@@ -1,6 +1,7 @@
 """Checks that the launcher of a sweep can run jobs, before anything is begun."""
 
 import shutil
+import socket
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +52,7 @@ def start_ray(option: str, object_store_bytes: int, address: str | None, **argum
     if not address:
         arguments = {"object_store_memory": object_store_bytes} | arguments
     try:
+        reach(address or "")  # ray.init would try for many minutes
         ray.init(address=address or None, **arguments)
     except (OSError, ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -64,3 +66,10 @@ def start_ray(option: str, object_store_bytes: int, address: str | None, **argum
             f"{option}: {where} does not start or answer ({reason}). RAY_ADDRESS is the address "
             f"of a cluster; without it, Ray starts on this machine."
         ) from None
+
+
+def reach(address: str) -> None:
+    """Raise an OSError if nothing answers at HOST:PORT or ray://HOST:PORT; skip other addresses."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

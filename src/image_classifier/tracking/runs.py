@@ -497,7 +497,9 @@ def provenance() -> dict[str, str]:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
         if commit.returncode == 0:
             tags[COMMIT] = commit.stdout.strip()
-            status = ["git", "status", "--porcelain"]
+            # the pipeline writes the others itself; the settings are stored with the run
+            status = ["git", "status", "--porcelain", "--", "."]
+            status += [f":!{name}" for name in (paths.BUILD, "dvc.lock", "params.yaml")]
             changed = subprocess.run(status, capture_output=True, text=True)
             tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
     for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
