@@ -155,6 +155,14 @@ def test_a_winner_is_adopted_and_dvc_repeats_it(swept: Project, tmp_path: Path):
     assert not (swept.folder / "conf/experiment/other.yaml").exists()
 
 
+@pytest.mark.slow
+def test_a_job_is_repeated_to_the_last_bit(swept: Project):
+    best = mlflow.MlflowClient(swept.store).get_run(parent_of(swept.output)).data.tags
+    output = swept.command("reproduce", best["best.run_id"])
+    assert "weights  equal" in output
+    assert "DIFFERENT" not in output
+
+
 def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     parent = parent_of(swept.output)
     client = mlflow.MlflowClient(swept.store)

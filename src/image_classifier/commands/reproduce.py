@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,13 @@ def reproduce(run_id: str) -> bool:
         share_cache(project)
         store = paths.sqlite_address(project / "mlflow.db")
         stage = "evaluate" if "test_accuracy" in recorded.metrics else "train"
+        if stage == "train":  # of a job; its validation metrics follow from the weights
+            metrics = {
+                name: values
+                for name, values in recorded.metrics.items()
+                if not name.startswith("validation_")
+            }
+            recorded = replace(recorded, metrics=metrics)
         print(f"Repeating run {run_id}: commit {commit[:12]}, {recorded.tags['threads']} threads.")
         command(
             "dvc", "repro", "--force", "--no-run-cache", stage, cwd=project,
