@@ -256,19 +256,6 @@ def test_a_port_in_use_is_reported_in_one_line(project: Project):
     ]
 
 
-@pytest.mark.slow
-def test_limits_that_refuse_the_models_own_example_are_reported_at_the_start(
-    stored: tuple[Project, Path],
-):
-    project, _ = stored
-    params = project.folder / "params.yaml"
-    params.write_text(params.read_text().replace("body_bytes: 33554432", "body_bytes: 100"))
-    output = project.command("serve", "--port", "0", code=1)
-    assert "A body has at most 100 bytes" in output
-    assert "section serving of params.yaml" in output
-    assert "Traceback" not in output
-
-
 @pytest.mark.parametrize(
     "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
