@@ -15,7 +15,7 @@ from image_classifier.tracking.runs import Record
 def test_a_run_is_repeated_to_the_last_bit(project: Project):
     run_id = project.read("build/train/run.json")["run_id"]
     output = project.command("reproduce", run_id)
-    assert "Note:" not in output  # what DVC itself writes is no uncommitted change
+    assert "Note:" not in output  # files that DVC writes are not uncommitted changes
     assert "weights  equal" in output
     assert re.search(r"metrics  (\d+) of \1 equal to the last bit", output)
     assert "DIFFERENT" not in output

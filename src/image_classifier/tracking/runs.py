@@ -50,7 +50,7 @@ COPIED_TAGS = (
     "job_key", "recipe_key", "manifest_digest", "device", "threads", "weights_sha256",
     "backbone_sha256", "registered_version", "stored_model", "version_tags",
 )  # fmt: skip
-# what metrics begin with that say more about the machine than about the training
+# first parts of the names of metrics that depend on the machine, not only on the training
 OF_THE_MACHINE = ("system/", "train_seconds", "cpu_seconds", "stored_bytes")
 OTHER_METRICS = (*OF_THE_MACHINE, "test_", "probe_", "shortcut_", "external_")
 
