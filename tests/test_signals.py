@@ -154,7 +154,14 @@ def test_sigterm_ends_a_sweep_with_its_jobs(
     assert [run.info.status for run in ended] == ["KILLED"] * number
 
 
-def test_sigterm_for_dvc_ends_its_stage(place: Project):
+@pytest.mark.parametrize(
+    # sh waits for the stage's command, bash is replaced by it
+    "shell", ["/bin/sh", pytest.param("/bin/bash", marks=pytest.mark.slow)]
+)
+def test_sigterm_for_dvc_ends_its_stage(
+    place: Project, shell: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(place.environment, "SHELL", shell)
     code, output = end(place, ["dvc", "repro", "train"], in_epoch, [signal.SIGTERM])
     assert code == -signal.SIGTERM
     assert lines_of_the_end(output) == [

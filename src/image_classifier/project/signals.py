@@ -38,7 +38,7 @@ def raise_ended() -> Iterator[None]:
     signal.signal(signal.SIGALRM, _end)
     atexit.register(_end_as_shells_expect)  # the first that is registered runs last
     if "DVC_STAGE" in os.environ:
-        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+        threading.Thread(target=_end_with_dvc, daemon=True).start()
     try:
         yield
     except BaseException:
@@ -82,9 +82,16 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise Ended(received.name)
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_dvc() -> None:
+    child = psutil.Process()
+    with suppress(psutil.Error):  # a parent has ended
+        # DVC starts the user's shell, which some shells replace by the command, and some do not
+        shell = psutil.Process(child.ppid())
+        if "-m image_classifier" in shell.cmdline()[-1]:
+            child = shell
+        dvc = child.ppid()
+        while child.ppid() == dvc:
+            time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
