@@ -1,5 +1,6 @@
 """One small project, run once: the real pipeline on the real configuration, shrunk."""
 
+import atexit
 import functools
 import json
 import os
@@ -46,6 +47,7 @@ SHRUNK = [
 ]
 
 
+WARM = str(ROOT / "tests/bin/python")
 OUTPUT = "runs/dvc_repro.txt"  # what the pipeline of `project` printed
 
 # The files that take longest start first, so that both processes end at about the same time. The
@@ -82,13 +84,20 @@ def architecture(name: str) -> list[str]:
 
 
 @functools.cache
-def warm_python() -> subprocess.Popen[str]:
-    """Start the process that forks the processes of commands; it ends with this one."""
+def warm_python() -> str:
+    """Start the process that forks the processes of commands; return the path of its socket."""
+    path = str(Path(tempfile.mkdtemp(), "socket"))
     own = {"PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("warm_python.py")], env=os.environ | own,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("warm_python.py"), str(listener.fileno())],
+            env=os.environ | own, stdin=subprocess.PIPE, pass_fds=[listener.fileno()],
+        )  # fmt: skip
+    atexit.register(shutil.rmtree, Path(path).parent)
+    atexit.register(process.communicate)  # it ends with its input
+    return path
 
 
 class Project:
@@ -112,11 +121,18 @@ class Project:
         }
 
     def run(self, *command: str, code: int = 0, **environment: str) -> str:
-        """Run a command here; return its output and errors; fail on another exit code."""
+        """Run a command here; return its output and errors; fail on another exit code.
+
+        Python in the stages of DVC starts warm: large imports take no time.
+        """
+        environment = self.environment | environment
+        if command[0] in ("dvc", WARM):
+            environment["WARM_PYTHON"] = warm_python()
+            environment["PATH"] = f"{Path(WARM).parent}{os.pathsep}{environment['PATH']}"
         result = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment | environment,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -134,17 +150,7 @@ class Project:
 
     def python(self, *words: str, code: int = 0, **environment: str) -> str:
         """Run `python -m …` or `python -c …` as `run` does, but large imports take no time."""
-        with tempfile.NamedTemporaryFile("r") as output:
-            command = {
-                "words": words, "folder": str(self.folder), "output": output.name,
-                "environment": self.environment | environment,
-            }  # fmt: skip
-            server = warm_python()
-            print(json.dumps(command), file=server.stdin, flush=True)
-            answer = server.stdout.readline().strip()
-            printed = output.read()
-        assert answer == str(code), f"{words} ended with {answer}:\n{printed}"
-        return printed
+        return self.run(WARM, *words, code=code, **environment)
 
     def write_params(self, *overrides: str) -> None:
         """Write params.yaml; without the former one, whose changes the command would print."""

@@ -17,10 +17,8 @@ def cached(project: Project) -> dict[Path, str]:
     return {path: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["symlink", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hardlink", "copy"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["symlink", "hardlink", "copy"])
 def test_every_stage_runs_on_links_into_the_cache(kind: str, tmp_path: Path, project: Project):
     project = copy_of(project, tmp_path / "project")
     project.run("dvc", "config", "--local", "cache.type", kind)

@@ -179,6 +179,7 @@ def test_a_folder_on_s3(project: Project, many: Path, whole: Path, bucket: str, 
     assert "s3://pictures/other: no such file or folder" in output
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_answers(
     project: Project, many: Path, whole: Path, bucket: str, tmp_path: Path
 ):

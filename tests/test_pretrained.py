@@ -161,7 +161,8 @@ def test_a_training_that_is_killed_in_either_phase_ends_with_the_same_weights(
     assert same_variables(folder / "whole", folder / "killed", 5)
 
 
-@pytest.mark.parametrize("killed_after", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_after", [2, 3])
 def test_patience_ends_only_the_phase_of_the_head(
     dataset: PreparedDataset, folder: Path, backbone: Path, killed_after: int
 ):
@@ -271,6 +272,7 @@ def test_the_license_of_weights_of_keras_applications_is_known(name: str, licens
     assert backbones.license_of(settings(name).model) == license_
 
 
+@pytest.mark.slow
 def test_every_model_of_keras_applications_has_a_license_and_a_size():
     for name in backbones.names():
         assert backbones.license_of(settings(name).model)

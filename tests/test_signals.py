@@ -126,16 +126,15 @@ def test_ctrl_c_twice_ends_a_training_which_the_same_command_continues(place: Pr
     assert again.info.end_time > run.info.end_time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "number", "group"),
     [
         ([*SWEEP, "launch=cores"], 3, False),  # the run of the sweep, and two jobs
-        pytest.param([*SWEEP, "launch=cores"], 3, True, marks=pytest.mark.slow),
-        pytest.param(SWEEP, 2, False, marks=pytest.mark.slow),
-        pytest.param([*SWEEP, "launch=processes"], 4, False, marks=pytest.mark.slow),
-        pytest.param(
-            ["train", "--multirun", *LONG, "search=compact"], 2, True, marks=pytest.mark.slow
-        ),
+        ([*SWEEP, "launch=cores"], 3, True),
+        (SWEEP, 2, False),
+        ([*SWEEP, "launch=processes"], 4, False),
+        (["train", "--multirun", *LONG, "search=compact"], 2, True),
     ],
 )
 def test_sigterm_ends_a_sweep_with_its_jobs(
@@ -156,7 +155,8 @@ def test_sigterm_ends_a_sweep_with_its_jobs(
 
 @pytest.mark.parametrize(
     # sh waits for the stage's command, bash is replaced by it
-    "shell", ["/bin/sh", pytest.param("/bin/bash", marks=pytest.mark.slow)]
+    "shell",
+    ["/bin/sh", pytest.param("/bin/bash", marks=pytest.mark.slow)],
 )
 def test_sigterm_for_dvc_ends_its_stage(
     place: Project, shell: str, monkeypatch: pytest.MonkeyPatch

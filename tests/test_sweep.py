@@ -57,6 +57,16 @@ def test_the_parent_run_has_search_space_costs_and_results(swept: Project, tmp_p
     assert [metric.step for metric in live] == [1, 2]
     assert live[-1].value == min(metric.value for metric in live)
     done = [run for run in children(swept, parent.info.run_id) if run.info.status == "FINISHED"]
+    assert parent.info.status == "FAILED"
+    assert parent.data.metrics["jobs_failed"] == 1
+    assert len({run.info.run_name for run in done}) == 2
+    assert len({run.data.tags["registered_version"] for run in done}) == 2
+    # compact goes by the validation loss
+    best = client.get_run(parent.data.tags["best.run_id"])
+    assert best.data.metrics["best_val_loss"] == live[-1].value
+    assert float(parent.data.tags["best.value"]) == live[-1].value
+    assert best.info.run_name in swept.output
+    assert f"image-classifier adopt {best.info.run_id} NAME" in swept.output
     for name in ("train_seconds", "cpu_seconds", "stored_bytes"):
         total = sum(run.data.metrics[name] for run in done)
         assert parent.data.metrics[f"sum_{name}"] == pytest.approx(total)

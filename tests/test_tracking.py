@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import pytest
 
 from conftest import SHRUNK, Project
 from image_classifier.config import compose
@@ -48,6 +49,7 @@ def test_mlflow_run_trains_in_the_run_it_made(project: Project):
     assert run.data.tags["mlflow.project.entryPoint"] == "train"
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_on_a_fresh_store_all_succeed(
     project: Project, tmp_path: Path
 ):

@@ -10,14 +10,6 @@ from conftest import SHRUNK, Project
 NOT_STORED = "tracking.register_models=none"  # saves time
 
 
-@pytest.fixture(scope="module")
-def sweep(project: Project) -> str:
-    return project.command(
-        "train", "--multirun", *SHRUNK, "model=compact", "training.epochs=1",
-        "training.seed=0,1", "optimizer.learning_rate=0.001,0.0003",
-    )  # fmt: skip
-
-
 def test_one_run_composed_from_conf(project: Project):
     trained = project.read("build/train/run.json")["run_id"]
     output = project.command(
@@ -56,43 +48,6 @@ def test_images_prepared_otherwise_are_refused(project: Project, override: str):
     assert override.split("=")[0] in output
     assert "dvc exp run" in output
     assert "Traceback" not in output
-
-
-def test_a_sweep_is_a_parent_run_with_a_child_for_each_job(project: Project, sweep: str):
-    parent_id = re.search(r"Sweep (\w+): 4 jobs finished, 0 failed", sweep)[1]
-    client = mlflow.MlflowClient(project.store)
-    parent = client.get_run(parent_id)
-    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent_id}'")
-    assert len(children) == 4
-    assert parent.info.status == "FINISHED"
-    assert {
-        (c.data.params["training.seed"], c.data.params["optimizer.learning_rate"]) for c in children
-    } == {("0", "0.001"), ("0", "0.0003"), ("1", "0.001"), ("1", "0.0003")}
-    assert len({child.info.run_name for child in children}) == 4
-    assert len({child.data.tags["registered_version"] for child in children}) == 4
-
-    # compact goes by the validation loss
-    best = min(child.data.metrics["best_val_loss"] for child in children)
-    assert float(parent.data.tags["best.value"]) == best
-    named = client.get_run(parent.data.tags["best.run_id"])
-    assert named.data.metrics["best_val_loss"] == best
-    assert named.info.run_name in sweep
-
-
-def test_a_sweep_ends_with_the_command_that_adopts_the_best(project: Project, sweep: str):
-    parent = mlflow.MlflowClient(project.store).get_run(re.search(r"Sweep (\w+):", sweep)[1])
-    assert f"image-classifier adopt {parent.data.tags['best.run_id']} NAME" in sweep
-
-
-def test_a_failing_job_does_not_stop_the_others(project: Project):
-    output = project.command(
-        "train", "--multirun", *SHRUNK, "training.epochs=1",
-        "training.mixed_precision=true,false", NOT_STORED, code=1,
-    )  # fmt: skip
-    assert "1 jobs finished, 1 failed" in output
-    parent = mlflow.MlflowClient(project.store).get_run(re.search(r"Sweep (\w+):", output)[1])
-    assert parent.info.status == "FAILED"
-    assert parent.data.metrics["jobs_failed"] == 1
 
 
 @pytest.mark.parametrize(

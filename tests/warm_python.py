@@ -1,7 +1,8 @@
 """Runs Python commands in processes that need not import TensorFlow and MLflow: forks of this one.
 
-It imports nothing of the project. Each line of its input is a command: where it runs, and with
-what. It answers each with the exit code. `conftest.Project.python` uses it.
+It imports nothing of the project. Its argument is a listening socket, where `bin/python` tells it
+the words of a command, its folder, its environment and its open files; the answer is the exit
+code. It ends when its input does.
 """
 
 import gc
@@ -9,7 +10,11 @@ import importlib
 import json
 import os
 import runpy
+import select
+import socket
 import sys
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 LARGE = [
@@ -20,27 +25,46 @@ LARGE = [
 ]  # fmt: skip
 
 
-def wait_for_commands() -> SimpleNamespace | None:
+def wait_for_commands(listener: socket.socket) -> SimpleNamespace | None:
     """Fork for every command; return the command in the fork, and None at the end."""
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            return SimpleNamespace(**json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-    return None
+    running: dict[int, tuple[int, socket.socket]] = {}
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin, *running], [], [])
+        if sys.stdin in ready:
+            return None
+        for process in running.keys() & ready:
+            pid, client = running.pop(process)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.close(process)
+            with client, suppress(BrokenPipeError):  # it was ended
+                client.sendall(str(code).encode())
+        if listener in ready:
+            client, _ = listener.accept()
+            pid = os.fork()
+            if pid == 0:
+                return received(client)
+            running[os.pidfd_open(pid)] = (pid, client)
+
+
+def received(client: socket.socket) -> SimpleNamespace:
+    """Return the command of a client."""
+    _, files, _, _ = socket.recv_fds(client, len(b"command"), 3)
+    with client, client.makefile() as content:
+        return SimpleNamespace(**json.load(content), files=files)
 
 
 def become(command: SimpleNamespace) -> None:
-    """Take over the folder, the environment, the input and the output of a command."""
+    """Take over the folder, the environment and the open files of a command."""
     os.chdir(command.folder)
     os.environ.clear()
     os.environ.update(command.environment)
-    output = os.open(command.output, os.O_WRONLY | os.O_APPEND)
-    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
+    for target, source in enumerate(command.files):
         os.dup2(source, target)
+        os.close(source)
     # as a new Python has it: the folder of this file is not in the path
     sys.path[0] = command.folder
-    sys.path[1:1] = command.environment["PYTHONPATH"].split(os.pathsep)
+    folders = command.environment["PYTHONPATH"].split(os.pathsep)
+    sys.path[1:1] = [str(Path(folder).absolute()) for folder in folders]
 
 
 def run(option: str, name: str, *arguments: str) -> None:
@@ -53,10 +77,11 @@ def run(option: str, name: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    for module in LARGE:
-        importlib.import_module(module)
-    gc.freeze()  # the forks would copy all of this memory when they end
-    wanted = wait_for_commands()
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        for module in LARGE:
+            importlib.import_module(module)
+        gc.freeze()  # the forks would copy all of this memory when they end
+        wanted = wait_for_commands(listener)
     if wanted:
         become(wanted)
         run(*wanted.words)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import mlflow
 import pytest
@@ -41,13 +42,18 @@ def test_a_second_dvc_repro_is_refused_or_has_nothing_to_do(shared: Project):
 
 
 def test_a_training_waits_for_the_same_training_in_another_process(shared: Project):
-    command = [sys.executable, "-m", "image_classifier", "train", *SHRUNK, "training.seed=40"]
+    command = ["-m", "image_classifier", "train", *SHRUNK, "training.seed=40"]
     command += ["--config-path", str(shared.folder), "--config-name", "params"]
-    processes = [start(shared, *command) for _ in range(2)]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    before = set(shared.folder.glob("runs/unfinished/*"))
+    first = start(shared, sys.executable, *command)
+    while not set(shared.folder.glob("runs/unfinished/*")) - before:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    second = shared.python(*command)
+    outputs = [first.communicate()[0], second]
+    assert first.returncode == 0, outputs
     waited = ["Another process runs the same training: waiting" in output for output in outputs]
-    assert sorted(waited) == [False, True]
+    assert waited == [False, True]
     runs = {re.search(r"MLflow run (\w{32}), registered", output)[1] for output in outputs}
     client = mlflow.MlflowClient(shared.store)
     for run_id in runs:
