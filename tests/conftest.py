@@ -123,10 +123,10 @@ class Project:
     def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command here; return its output and errors; fail on another exit code.
 
-        Python in the stages of DVC starts warm: large imports take no time.
+        Python in DVC's stages and in MLproject starts warm: large imports take no time.
         """
         environment = self.environment | environment
-        if command[0] in ("dvc", WARM):
+        if command[0] in ("dvc", "mlflow", WARM):
             environment["WARM_PYTHON"] = warm_python()
             environment["PATH"] = f"{Path(WARM).parent}{os.pathsep}{environment['PATH']}"
         result = subprocess.run(

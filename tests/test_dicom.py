@@ -177,6 +177,7 @@ def test_served_pixels_equal_the_trained_ones(hospital: Project):
             assert served == pytest.approx(float(printed[row]["p_sick"]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_dicom_is_not_taken_over_http_by_default(hospital: Project):
     params = hospital.folder / "params.yaml"
     before = params.read_text()

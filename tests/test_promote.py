@@ -191,27 +191,27 @@ def champion(registry: mlflow.MlflowClient, name: str) -> str:
 
 
 def test_a_worse_version_is_refused_a_better_one_promoted_and_rollback_restores(
-    served_registry: mlflow.MlflowClient, name: str
+    registry: mlflow.MlflowClient, name: str
 ):
     first = evaluated(name, 0.64)  # the least bright positive images are predicted negative
     assert decide(name, *LENIENT)["champion"]
-    assert champion(served_registry, name) == first
+    assert champion(registry, name) == first
 
     assert decide(name, *LENIENT)["champion"]  # again
-    assert champion(served_registry, name) == first
-    assert served_registry.get_model_version(name, first).tags["champion_before"] == ""
+    assert champion(registry, name) == first
+    assert registry.get_model_version(name, first).tags["champion_before"] == ""
 
     worse = evaluated(name, 0.66)
     decision = decide(name, *LENIENT)
     assert "is not above 0" in decision["reasons"][0]
     assert decision["comparison"]["challenger"] < decision["comparison"]["champion"]
-    assert champion(served_registry, name) == first
-    challenger = served_registry.get_model_version_by_alias(name, "challenger")
+    assert champion(registry, name) == first
+    challenger = registry.get_model_version_by_alias(name, "challenger")
     assert str(challenger.version) == worse
 
     evaluated(name, 0.64)  # the same model once more
     assert decide(name, *LENIENT)["comparison"]["difference_high"] == 0
-    assert champion(served_registry, name) == first
+    assert champion(registry, name) == first
 
     better = evaluated(name, 0.5)
     decision = decide(name)
@@ -221,13 +221,13 @@ def test_a_worse_version_is_refused_a_better_one_promoted_and_rollback_restores(
     found = decision["ledger"]
     assert (found["look"], found["looks"], found["decisions"]) == (4, 4, 4)
     assert found["level"] == pytest.approx(1 - 0.05 / 20)
-    assert champion(served_registry, name) == better
-    assert "challenger" not in served_registry.get_registered_model(name).aliases
+    assert champion(registry, name) == better
+    assert "challenger" not in registry.get_registered_model(name).aliases
 
     rollback(name)
-    assert champion(served_registry, name) == first
+    assert champion(registry, name) == first
     assert "rolled back" in decide(name)["reasons"][0]  # a repeat does not promote it again
-    assert champion(served_registry, name) == first
+    assert champion(registry, name) == first
     assert "there is no earlier one" in rollback(name, code=1)
 
 
