@@ -242,7 +242,8 @@ def test_eight_jobs_at_once_on_a_fresh_sqlite_store_lose_nothing(swept: Project,
     ]  # fmt: skip
     outputs = [process.communicate()[0] for process in processes]
     assert len(list(swept.folder.glob("runs/*_sweep"))) == folders + 8
-    assert all("2 jobs finished, 0 failed" in output for output in outputs), outputs
+    for output in outputs:
+        assert "2 jobs finished, 0 failed" in output, output
     client = mlflow.MlflowClient(store)
     runs = client.search_runs(["1"], "params.`training.threads` = '1'")
     assert sorted(int(run.data.params["training.seed"]) for run in runs) == list(range(16))

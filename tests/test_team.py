@@ -123,16 +123,16 @@ def test_parallel_jobs_on_postgresql_lose_nothing(
 ):
     output = first.command(
         "train", "--multirun", *first.overrides, "launch=cores", "hydra.launcher.n_jobs=4",
-        "training.epochs=1", "training.seed=0,1,2,3",
+        "training.epochs=1", "training.seed=0,1,2,3,4,5,6,7",
     )  # fmt: skip
-    assert "4 jobs finished, 0 failed" in output
+    assert "8 jobs finished, 0 failed" in output
     store = client(team, monkeypatch)
     runs = store.search_runs(["1"], "attributes.run_name LIKE '%threads=1%'")
-    assert len({run.data.params["training.seed"] for run in runs}) == 4
+    assert len({run.data.params["training.seed"] for run in runs}) == 8
     for run in runs:
         assert {"val/loss", "best_val_loss", "fit_seconds"} <= set(run.data.metrics)
         assert store.list_artifacts(run.info.run_id, "training")
-    assert len({run.data.tags["registered_version"] for run in runs}) == 4
+    assert len({run.data.tags["registered_version"] for run in runs}) == 8
 
 
 def test_no_password_is_stored_anywhere(first: Project, team: dict[str, str]):
