@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -10,6 +12,7 @@ import pytest
 
 from conftest import SHRUNK, Project
 from image_classifier.config import compose
+from image_classifier.tracking import connection, runs
 from image_classifier.tracking.epoch_logger import EpochLogger
 from image_classifier.training.progress import Progress
 
@@ -62,6 +65,56 @@ def test_processes_that_start_together_on_a_fresh_store_all_succeed(
         for _ in range(4)
     ]  # fmt: skip
     assert [process.communicate()[0].strip() for process in processes] == ["1"] * 4
+
+
+@pytest.mark.slow
+def test_machines_that_start_together_on_a_fresh_server_all_succeed(
+    project: Project, tmp_path: Path, tracking_server: str
+):
+    code = """
+import time
+from image_classifier.tracking import connection
+connection.connect()
+while time.time() % 20 > 0.5:
+    time.sleep(0.001)
+print([connection.experiment_id(f"new {number}") for number in range(40)])
+"""
+    processes = []
+    for number in range(4):  # each has a lock of its own, as on machines of their own
+        (tmp_path / str(number)).mkdir()
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], cwd=tmp_path / str(number),
+                env=project.environment | {"MLFLOW_TRACKING_URI": tracking_server},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    ends = [process.communicate() for process in processes]
+    assert len({printed for printed, _ in ends}) == 1, ends
+    assert len(set(ends[0][0].split(","))) == 40
+
+
+def test_runs_that_are_the_first_ones_on_a_dataset_all_log_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = connection.experiment_id("new")
+    client = mlflow.MlflowClient()
+    made = [client.create_run(experiment).info.run_id for _ in range(4)]
+    digests = [f"digest {number}" for number in range(20)]
+    together = threading.Barrier(len(made))
+
+    def log(run_id: str) -> None:
+        for digest in digests:
+            together.wait()
+            runs.log_dataset(run_id, "pictures", digest, {})
+
+    with ThreadPoolExecutor(len(made)) as pool:
+        list(pool.map(log, made))
+    for run_id in made:
+        logged = client.get_run(run_id).inputs.dataset_inputs
+        assert sorted(each.dataset.digest for each in logged) == sorted(digests)
 
 
 def test_an_epoch_that_a_killed_attempt_logged_is_not_logged_again(tmp_path: Path):

@@ -98,7 +98,13 @@ def experiment_id(name: str) -> str:
             return str(experiment.experiment_id)
         # the UI then opens on training runs, not on the pages for language models
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location(), tags=kind))
+        try:
+            return str(client.create_experiment(name, artifact_location(), tags=kind))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            # another machine has just created it on the same server
+            return str(client.get_experiment_by_name(name).experiment_id)
 
 
 def artifact_location() -> str | None:

@@ -196,10 +196,7 @@ def log_description(
         key: value for key, value in flatten(config).items() if not key.startswith(NOT_OF_TRAINING)
     }
     params = [Param(key, cut(str(value), SETTINGS_FILE)) for key, value in hyperparameters.items()]
-    source = CodeDatasetSource(tags={k: str(v) for k, v in dataset.source.items()})
-    described = MetaDataset(source, name=config.dataset.name, digest=dataset.digest[:36])
-    context = [InputTag("mlflow.data.context", "training")]
-    client.log_inputs(run_id, [DatasetInput(described._to_mlflow_entity(), context)])
+    log_dataset(run_id, config.dataset.name, dataset.digest, dataset.source)
     client.log_text(run_id, OmegaConf.to_yaml(config.model_dump()), SETTINGS_FILE)
     tags = provenance() | {
         "manifest_digest": dataset.digest,
@@ -210,6 +207,30 @@ def log_description(
     if config.dataset.note:
         tags["mlflow.note.content"] = cut(config.dataset.note, SETTINGS_FILE)
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
+
+
+def log_dataset(run_id: str, name: str, digest: str, source: Mapping[str, object]) -> None:
+    """Log the dataset of a training.
+
+    Args:
+        run_id: The run of the training.
+        name: The dataset's name.
+        digest: The SHA-256 of its manifest.
+        source: Where its images come from.
+    """
+    where = CodeDatasetSource(tags={key: str(value) for key, value in source.items()})
+    described = MetaDataset(where, name=name, digest=digest[:36])
+    context = [InputTag("mlflow.data.context", "training")]
+    inputs = [DatasetInput(described._to_mlflow_entity(), context)]
+    client = mlflow.MlflowClient()
+    try:
+        client.log_inputs(run_id, inputs)
+    except MlflowException as error:
+        if not connection.is_refusal(error):
+            raise
+        # MLflow looks for the dataset and then adds it: of processes that are the first ones with
+        # it, all but one are refused, and find it when they try again
+        client.log_inputs(run_id, inputs)
 
 
 def copy_training(original: str, parent: str, overrides: Sequence[str]) -> None:
