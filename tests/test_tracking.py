@@ -107,7 +107,7 @@ def test_runs_that_are_the_first_ones_on_a_dataset_all_log_it(
 
     def log(run_id: str) -> None:
         for digest in digests:
-            together.wait()
+            together.wait(60)
             runs.log_dataset(run_id, "pictures", digest, {})
 
     with ThreadPoolExecutor(len(made)) as pool:
