@@ -18,9 +18,10 @@ def test_one_command_cross_validates_and_card_and_mlflow_have_the_spread(
     assert "training.fold: range(5)" in (ROOT / "conf/search/folds.yaml").read_text()
     copy = copy_of(project, tmp_path / "project")
     params = (copy.folder / "params.yaml").read_text()
-    (copy.folder / "params.yaml").write_text(params.replace("folds: 5", "folds: 2"))
+    changed = params.replace("folds: 5", "folds: 2").replace("  epochs: 2\n", "  epochs: 1\n")
+    (copy.folder / "params.yaml").write_text(changed)
     copy.stages("split", "prepare", "train --stage")
-    shrunk = [*SHRUNK, "split.folds=2"]
+    shrunk = [*SHRUNK, "split.folds=2", "training.epochs=1"]
     output = copy.command("train", "--multirun", *shrunk, "search=folds", "training.fold=range(2)")
     assert "4 jobs finished, 0 failed" in output
     assert "Mean of these settings: best_val_loss" in output

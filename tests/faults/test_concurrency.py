@@ -41,6 +41,7 @@ def test_a_second_dvc_repro_is_refused_or_has_nothing_to_do(shared: Project):
     assert "Epoch 1/2" in shared.run("dvc", "repro", "--force", "--single-item", "train")
 
 
+@pytest.mark.slow
 def test_a_training_waits_for_the_same_training_in_another_process(shared: Project):
     command = ["-m", "image_classifier", "train", *SHRUNK, "training.seed=40"]
     command += ["--config-path", str(shared.folder), "--config-name", "params"]
