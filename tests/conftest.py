@@ -47,9 +47,6 @@ SHRUNK = [
 ]
 
 
-# composing takes a fifth of a second, and settings cannot be changed
-compose.config_of = functools.cache(compose.config_of)  # type: ignore[assignment]
-
 WARM = str(ROOT / "tests/bin/python")
 OUTPUT = "runs/dvc_repro.txt"  # what the pipeline of `project` printed
 

@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import keras
@@ -21,6 +22,7 @@ IMAGES = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint
 LABELS = np.array([[0], [1]])
 
 
+@functools.cache
 def settings(*overrides: str) -> Config:
     return compose.config_of("image.height=32", "image.width=32", *overrides)
 

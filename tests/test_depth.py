@@ -1,5 +1,6 @@
 """Images with more than 8 bits per channel: one scale for a dataset, the same everywhere."""
 
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -78,6 +79,7 @@ CAMERAS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
 }  # fmt: skip
 
 
+@functools.cache
 def settings(*overrides: str) -> Config:
     own = [
         "dataset=folder", "dataset.name=lab", "dataset.path=lab", "dataset.positive_class=b",

@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import zlib
 from collections import Counter
@@ -19,6 +20,7 @@ from image_classifier.stages.split import split as split_stage
 IMAGES = Path("images")
 
 
+@functools.cache
 def settings(*overrides: str) -> Config:
     return compose.config_of(f"dataset.path={IMAGES}", *overrides)
 

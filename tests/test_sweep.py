@@ -303,6 +303,7 @@ def test_an_unknown_setting_is_reported_before_a_run_is_opened(swept: Project):
     assert len(client.search_runs(["1"])) == before
 
 
+@pytest.mark.slow
 def test_a_job_that_another_sweep_finished_is_not_trained_again(swept: Project):
     output = swept.command(
         "train", "--multirun", *SMALL, "training.threads=1", "model.dropout=0.1,0.45"
