@@ -111,7 +111,7 @@ def start(folder: Path, password: str, processes: list[subprocess.Popen[bytes]])
         "[mlflow]\ndefault_permission = EDIT\nadmin_username = admin\n"
         "database_uri = sqlite:///users.db\n"  # in the server's folder
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        # else MLflow computes a password's slow digest several times for each request
+        # without it, MLflow computes the slow digest of the password several times for each request
         "auth_cache_ttl_seconds = 60\n"
     )
     database = f"postgresql+psycopg://mlflow:{password}@127.0.0.1:{database_port}/postgres"

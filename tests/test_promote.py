@@ -299,7 +299,6 @@ def test_a_suspicious_test_of_the_model_is_refused_with_what_it_found(
     assert decide(name, "promotion.accept_shortcuts=[border,other_border]")["champion"]
 
 
-@pytest.mark.slow
 def test_a_growing_dataset_compares_on_what_the_champion_has_not_seen(
     served_registry: mlflow.MlflowClient, name: str, capsys: pytest.CaptureFixture[str]
 ):

@@ -126,15 +126,16 @@ def test_ctrl_c_twice_ends_a_training_which_the_same_command_continues(place: Pr
     assert again.info.end_time > run.info.end_time
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "number", "group"),
     [
-        ([*SWEEP, "launch=cores"], 3, False),  # the run of the sweep, and two jobs
-        ([*SWEEP, "launch=cores"], 3, True),
-        (SWEEP, 2, False),
-        ([*SWEEP, "launch=processes"], 4, False),
-        (["train", "--multirun", *LONG, "search=compact"], 2, True),
+        (SWEEP, 2, False),  # the run of the sweep, and a job
+        pytest.param([*SWEEP, "launch=cores"], 3, False, marks=pytest.mark.slow),
+        pytest.param([*SWEEP, "launch=cores"], 3, True, marks=pytest.mark.slow),
+        pytest.param([*SWEEP, "launch=processes"], 4, False, marks=pytest.mark.slow),
+        pytest.param(
+            ["train", "--multirun", *LONG, "search=compact"], 2, True, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_sigterm_ends_a_sweep_with_its_jobs(

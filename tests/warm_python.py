@@ -1,8 +1,8 @@
 """Runs Python commands in processes that need not import TensorFlow and MLflow: forks of this one.
 
-It imports nothing of the project. Its argument is a listening socket, where `bin/python` tells it
-the words of a command, its folder, its environment and its open files; the answer is the exit
-code. It ends when its input does.
+It imports nothing of the project. Its argument is the number of a listening socket, to which
+`bin/python` sends the words of a command, its folder, its environment and its open files. The
+answer is the exit code. It ends when its input does.
 """
 
 import gc
@@ -36,7 +36,7 @@ def wait_for_commands(listener: socket.socket) -> SimpleNamespace | None:
             pid, client = running.pop(process)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             os.close(process)
-            with client, suppress(BrokenPipeError):  # it was ended
+            with client, suppress(BrokenPipeError):  # the client was killed
                 client.sendall(str(code).encode())
         if listener in ready:
             client, _ = listener.accept()

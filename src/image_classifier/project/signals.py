@@ -84,11 +84,11 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _end_with_dvc() -> None:
     child = psutil.Process()
-    with suppress(psutil.Error):  # a parent has ended
-        # DVC starts the user's shell, which some shells replace by the command, and some do not
-        shell = psutil.Process(child.ppid())
-        if "-m image_classifier" in shell.cmdline()[-1]:
-            child = shell
+    with suppress(psutil.NoSuchProcess):  # the parent has ended
+        # DVC starts a shell. bash becomes the command, but dash waits for it, as the parent.
+        parent = psutil.Process(child.ppid())
+        if any("-m image_classifier" in word for word in parent.cmdline()):
+            child = parent
         dvc = child.ppid()
         while child.ppid() == dvc:
             time.sleep(1)

@@ -103,7 +103,7 @@ def experiment_id(name: str) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            # another machine has just created it on the same server
+            # another machine created it on the same server at the same moment
             return str(client.get_experiment_by_name(name).experiment_id)
 
 

@@ -15,7 +15,16 @@ from types import MappingProxyType
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME
@@ -50,7 +59,7 @@ COPIED_TAGS = (
     "job_key", "recipe_key", "manifest_digest", "device", "threads", "weights_sha256",
     "backbone_sha256", "registered_version", "stored_model", "version_tags",
 )  # fmt: skip
-# first parts of the names of metrics that depend on the machine, not only on the training
+# how the names of metrics begin that depend on the machine, too
 OF_THE_MACHINE = ("system/", "train_seconds", "cpu_seconds", "stored_bytes")
 OTHER_METRICS = (*OF_THE_MACHINE, "test_", "probe_", "shortcut_", "external_")
 
@@ -215,21 +224,24 @@ def log_dataset(run_id: str, name: str, digest: str, source: Mapping[str, object
     Args:
         run_id: The run of the training.
         name: The dataset's name.
-        digest: The SHA-256 of its manifest.
+        digest: The SHA-256 of its manifest, in hexadecimal. MLflow keeps the first 36 digits.
         source: Where its images come from.
+
+    Raises:
+        MlflowException: MLflow fails, or refuses twice.
     """
     where = CodeDatasetSource(tags={key: str(value) for key, value in source.items()})
     described = MetaDataset(where, name=name, digest=digest[:36])
     context = [InputTag("mlflow.data.context", "training")]
-    inputs = [DatasetInput(described._to_mlflow_entity(), context)]
+    inputs = [DatasetInput(Dataset.from_dictionary(described.to_dict()), context)]
     client = mlflow.MlflowClient()
     try:
         client.log_inputs(run_id, inputs)
     except MlflowException as error:
         if not connection.is_refusal(error):
             raise
-        # MLflow looks for the dataset and then adds it: of processes that are the first ones with
-        # it, all but one are refused, and find it when they try again
+        # Several processes log a new dataset at the same moment: MLflow adds it for one of them,
+        # and refuses the others. The second try finds it.
         client.log_inputs(run_id, inputs)
 
 
