@@ -137,6 +137,7 @@ def test_dvc_watches_what_its_copies_lack_in_the_projects_folder(home: Path):
     assert watched("~/missing") == str(home / "missing")
 
 
+@pytest.mark.slow
 def test_relative_paths_and_the_home_folder_work_in_queued_experiments(tmp_path: Path):
     folder = tmp_path / "project"
     project = new_project(folder)

@@ -269,6 +269,7 @@ def changed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Proje
     return copy_of(project, tmp_path_factory.mktemp("changed") / "project")
 
 
+@pytest.mark.slow
 def test_another_threshold_is_registered_as_a_new_version_of_the_same_weights(changed: Project):
     before = changed.read("build/evaluate/evaluated.json")
     params = (changed.folder / "params.yaml").read_text()

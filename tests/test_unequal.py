@@ -4,11 +4,13 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from conftest import new_project
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_the_largest_class_only_is_no_champion(tmp_path: Path):
     generator = np.random.default_rng(1)
     for split, numbers in (("train", (100, 8, 8)), ("test", (50, 4, 4))):

@@ -68,6 +68,7 @@ def assert_complete(project: Project, run_id: str) -> None:
     assert len(client.search_model_versions(f"run_id = '{run_id}'")) == 1
 
 
+@pytest.mark.slow
 def test_dvc_repro_continues_a_killed_training_in_the_same_run_to_the_same_weights(killed: Project):
     client = mlflow.MlflowClient(killed.store)
     params = (killed.folder / "params.yaml").read_text()
