@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from image_classifier.classifier import Classifier
 
 ROOT = Path(__file__).parents[1]
-# the real configuration with small images and few epochs; the minimums let a weak model pass
+# the real configuration with small images, a small network and few epochs; the minimums let a weak
+# model pass
 SHRUNK = [
     "image.height=48",
     "image.width=48",
+    "model.filters=[16,32]",
     "training.epochs=2",
     "promotion.minimum_accuracy=0",
     "promotion.minimum_sensitivity=0",

@@ -20,7 +20,7 @@ def test_one_run_composed_from_conf(project: Project):
     run = mlflow.MlflowClient(project.store).get_run(run_id)
     assert run.data.params["model.name"] == "article"
     assert run.data.params["model.dense_units"] == "4"
-    assert run.info.run_name == "article dense_units=4 epochs=1"
+    assert run.info.run_name == "article filters=[16, 32] dense_units=4 epochs=1"
     # the pipeline's own model is untouched
     assert project.read("build/train/run.json")["run_id"] == trained
     assert "up to date" in project.run("dvc", "status")

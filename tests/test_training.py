@@ -192,10 +192,11 @@ loss = progress.history["loss"]
 print("epochs", len(loss), "loss falls", loss[1] < loss[0])
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     again = fit.compiled_model(settings, prepared, phase)
-    print("kept", fit.best_model(settings, prepared, folder, progress).count_params())
+    kept = fit.best_model(settings, prepared, folder, progress)
+    print("kept", kept.count_params() == model.count_params())
     print("restored", epoch_file.restore(again, folder, settings.training) == progress)
 """
     output = project.python("-c", code, str(tmp_path))
     assert "epochs 2 loss falls True" in output
     assert "restored True" in output
-    assert "kept 192753" in output
+    assert "kept True" in output

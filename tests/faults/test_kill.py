@@ -123,7 +123,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[
     small_backbone(folder / "backbone.keras", 48, 48)
     words = [
         "model=pretrained", f"model.backbone={folder / 'backbone.keras'}",
-        *(word for word in SHRUNK if not word.startswith("training.")), "image.fit=squash",
+        *(word for word in SHRUNK if not word.startswith(("model.", "training."))),
+        "image.fit=squash",
         "training.epochs=6", "training.fine_tune_epochs=6", "training.batch_size=2",
     ]  # fmt: skip
     project = new_project(folder / "project", *words)
