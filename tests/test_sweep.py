@@ -193,6 +193,7 @@ def test_losers_lose_their_models_and_keep_their_metrics(swept: Project):
     assert "is not in sqlite:" in swept.command("prune", "0" * 32, code=1)
 
 
+@pytest.mark.slow
 def test_the_same_sweep_twice_at_once_is_refused(swept: Project):
     command = [sys.executable, "-m", "image_classifier", "train", "--multirun", *SMALL]
     command += ["training.seed=30", NOT_STORED]

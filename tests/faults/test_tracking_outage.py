@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -44,6 +45,8 @@ class Gate:
             self.listener.close()
             self.listener = None
         for connection in self.connections:
+            with suppress(OSError):  # one end has closed it
+                connection.shutdown(socket.SHUT_RDWR)  # wakes the threads that read from it
             connection.close()
         self.connections.clear()
 
