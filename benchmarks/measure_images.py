@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import article
@@ -15,28 +14,29 @@ from PIL import Image
 
 from image_classifier.config.schema import Config
 from image_classifier.data.dataset import PreparedDataset
-from image_classifier.data.images import Rendering, decode
+from image_classifier.data.images import Rendering
+from image_classifier.data.manifest import ImageRow
 from image_classifier.project import paths
+from image_classifier.stages.prepare import decode_row
 from image_classifier.training import batches
 
 
 def measure_prepare(dataset: PreparedDataset, repeats: int) -> Row:
-    """Compare our decoder with Pillow's full decode, each with resizing and one thread per core."""
-    files = [paths.RAW / row.path for row in dataset.rows[:200]]
+    """Compare prepare's decoding with Pillow's, each with resizing and one thread per core."""
+    rows = dataset.rows[:200]
 
-    def full(path: Path) -> object:
-        with Image.open(path) as image:
+    def ours(row: ImageRow) -> object:
+        return decode_row(row, Rendering(*article.SIZE, 3))
+
+    def full(row: ImageRow) -> object:
+        with Image.open(paths.RAW / row.path) as image:
             return np.asarray(image.convert("RGB").resize(article.SIZE, Image.Resampling.BILINEAR))
 
-    def images_per_second(read: Callable[[Path], object]) -> float:
+    def images_per_second(read: Callable[[ImageRow], object]) -> float:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return len(files) / seconds(lambda: list(pool.map(read, files)))
+            return len(rows) / seconds(lambda: list(pool.map(read, rows)))
 
-    rounds = in_turn(
-        repeats,
-        lambda: images_per_second(lambda path: decode(path, Rendering(*article.SIZE, 3))),
-        lambda: images_per_second(full),
-    )
+    rounds = in_turn(repeats, lambda: images_per_second(ours), lambda: images_per_second(full))
     return compare(
         "prepare ÷ Pillow's full decode, same number of threads", rounds, "images/s", "≥ 1.6"
     )
