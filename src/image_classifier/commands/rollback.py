@@ -13,7 +13,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit code.
 
     Raises:
-        InputError: there is no champion, or the champion before it does not exist.
+        InputError: there is no champion, or the previous champion does not exist.
     """
     name = load().tracking.registered_model
     from image_classifier.tracking import champion, connection  # import MLflow

@@ -74,7 +74,7 @@ def roll_back(name: str) -> tuple[Version, Version]:
         The version that had the alias, and the version that has it now.
 
     Raises:
-        InputError: there is no champion, or the champion before it does not exist.
+        InputError: there is no champion, or the previous champion does not exist.
     """
     current = current_champion(name)
     if current is None:
